@@ -1,0 +1,170 @@
+//! Field names that mean something to a proxy, comma lists, and connection options.
+
+use httparse::Header;
+
+/// What a field is to a proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// Passed on as it came.
+    Other,
+    /// `Connection`: its members name what ends here.
+    Connection,
+    /// Ends at the next hop whoever names it (RFC 9110, 7.6.1), or is of no use behind us.
+    HopByHop,
+    /// `Upgrade`: hop-by-hop, and read for WebSocket.
+    Upgrade,
+    /// `Host`.
+    Host,
+    /// `Content-Length`.
+    ContentLength,
+    /// `Transfer-Encoding`.
+    TransferEncoding,
+    /// `Expect`.
+    Expect,
+    /// `Max-Forwards`.
+    MaxForwards,
+    /// `Content-Type`.
+    ContentType,
+    /// `Sec-WebSocket-Key`.
+    WebSocketKey,
+    /// `Sec-WebSocket-Accept`.
+    WebSocketAccept,
+    /// `X-Real-IP`.
+    RealIp,
+    /// `X-Forwarded-For`.
+    ForwardedFor,
+    /// `X-Forwarded-Host`.
+    ForwardedHost,
+    /// `X-Forwarded-Proto`.
+    ForwardedProto,
+    /// `Forwarded`, and any further `X-Forwarded-…`.
+    Forwarded,
+    /// One of the above with `_` for `-`. Some servers read the two as one name, so that it would smuggle: dropped.
+    Alias,
+}
+
+impl Meaning {
+    /// What the field `name` (any case) is to a proxy.
+    pub fn of(name: &str) -> Meaning {
+        use Meaning::*;
+        let is = |known: &str| folded_eq(name, known);
+        let meaning = match name.len() {
+            2 if is("te") => HopByHop,
+            4 if is("host") => Host,
+            6 if is("expect") => Expect,
+            7 if is("upgrade") => Upgrade,
+            7 if is("trailer") => HopByHop,
+            9 if is("x-real-ip") => RealIp,
+            9 if is("forwarded") => Forwarded,
+            10 if is("connection") => Connection,
+            10 if is("keep-alive") => HopByHop,
+            12 if is("max-forwards") => MaxForwards,
+            12 if is("content-type") => ContentType,
+            14 if is("content-length") => ContentLength,
+            14 if is("http2-settings") => HopByHop,
+            15 if is("x-forwarded-for") => ForwardedFor,
+            16 if is("x-forwarded-host") => ForwardedHost,
+            16 if is("proxy-connection") => HopByHop,
+            17 if is("transfer-encoding") => TransferEncoding,
+            17 if is("x-forwarded-proto") => ForwardedProto,
+            17 if is("sec-websocket-key") => WebSocketKey,
+            18 if is("proxy-authenticate") => HopByHop,
+            19 if is("proxy-authorization") => HopByHop,
+            20 if is("sec-websocket-accept") => WebSocketAccept,
+            12.. if name.get(..12).is_some_and(|start| folded_eq(start, "x-forwarded-")) => Forwarded,
+            _ => Other,
+        };
+        if meaning != Other && name.contains('_') { Alias } else { meaning }
+    }
+}
+
+/// Whether `name` is `known` (lower case) when case does not count and `_` is read as `-`.
+fn folded_eq(name: &str, known: &str) -> bool {
+    let fold = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    name.len() == known.len() && name.bytes().zip(known.bytes()).all(|(ours, theirs)| fold(ours) == theirs)
+}
+
+/// The members of a comma-separated list (RFC 9110, 5.6.1), without the white space around them; empty ones are skipped.
+pub fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
+}
+
+/// What the members of all `Connection` fields of a head say (RFC 9110, 7.6.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionOptions {
+    /// `close`.
+    pub close: bool,
+    /// `keep-alive`.
+    pub keep_alive: bool,
+    /// `upgrade`.
+    pub upgrade: bool,
+    /// Names of further fields: see [`named_by_connection`].
+    pub others: bool,
+}
+
+impl ConnectionOptions {
+    /// Takes note of one more `Connection` field.
+    pub fn note(&mut self, value: &[u8]) {
+        for member in members(value) {
+            if member.eq_ignore_ascii_case(b"close") {
+                self.close = true;
+            } else if member.eq_ignore_ascii_case(b"keep-alive") {
+                self.keep_alive = true;
+            } else if member.eq_ignore_ascii_case(b"upgrade") {
+                self.upgrade = true;
+            } else {
+                self.others = true;
+            }
+        }
+    }
+}
+
+/// Whether a `Connection` field among `fields` names the field `name`, which then ends here.
+pub fn named_by_connection(fields: &[Header<'_>], name: &str) -> bool {
+    fields
+        .iter()
+        .filter(|field| Meaning::of(field.name) == Meaning::Connection)
+        .flat_map(|field| members(field.value))
+        .any(|member| member.eq_ignore_ascii_case(name.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_known_in_any_case_and_aliases_are_told_apart() {
+        let cases = [
+            ("Host", Meaning::Host),
+            ("hOST", Meaning::Host),
+            ("Content-Length", Meaning::ContentLength),
+            ("Content_Length", Meaning::Alias),
+            ("transfer_encoding", Meaning::Alias),
+            ("X-Forwarded_For", Meaning::Alias),
+            ("X-Forwarded-Port", Meaning::Forwarded),
+            ("X-Forwarded-", Meaning::Forwarded),
+            ("X-Forwarded", Meaning::Other),
+            ("Cookie", Meaning::Other),
+            ("my_field", Meaning::Other),
+            ("TE", Meaning::HopByHop),
+            ("", Meaning::Other),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(Meaning::of(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn lists_lose_their_white_space_and_empty_members() {
+        let told: Vec<_> = members(b" a ,, b\t,c d,").collect();
+        assert_eq!(told, [b"a".as_slice(), b"b", b"c d"]);
+    }
+
+    #[test]
+    fn connection_options_add_up_over_several_fields() {
+        let mut options = ConnectionOptions::default();
+        options.note(b"keep-alive, Upgrade");
+        options.note(b"X-Mine");
+        assert_eq!(options, ConnectionOptions { close: false, keep_alive: true, upgrade: true, others: true });
+    }
+}

@@ -1,0 +1,316 @@
+//! A head rewritten for the next hop (RFC 9110, 7.6).
+//!
+//! What is passed on is written anew from what was understood, never copied blindly: framing fields say the one thing that
+//! we read in them, hop-by-hop fields end here, and what we say about the client cannot have been said by the client.
+
+use std::io::Write as _;
+use std::net::IpAddr;
+
+use httparse::Header;
+
+use crate::http::field::{self, ConnectionOptions, Meaning};
+use crate::http::framing::Framing;
+use crate::http::head::{RequestHead, ResponseHead, Version};
+
+/// What the next hop is told beside what the client said.
+#[derive(Clone, Copy, Debug)]
+pub struct Forwarding<'a> {
+    /// The target in origin-form, in two parts: a slash that is missing, and the rest.
+    pub target: (&'a str, &'a str),
+    /// The client's address; of a Unix socket there is none.
+    pub client: Option<IpAddr>,
+    /// Whether the client's own forwarding fields are believed.
+    pub trusted: bool,
+}
+
+/// Appends `head` to `out` as it goes to the upstream.
+pub fn request(head: &RequestHead<'_>, forwarding: &Forwarding<'_>, out: &mut Vec<u8>) {
+    let (slash, rest) = forwarding.target;
+    put(out, &[head.method, " ", slash, rest, " HTTP/1.1\r\nHost: ", head.authority.map_or("", |authority| authority.text), "\r\n"]);
+    let mut told = Told::default();
+    for field in head.fields {
+        match Meaning::of(field.name) {
+            Meaning::Other | Meaning::ContentType | Meaning::WebSocketKey | Meaning::WebSocketAccept => {}
+            Meaning::Expect if head.expects_continue => {}
+            Meaning::RealIp if forwarding.trusted => told.real_ip = true,
+            Meaning::ForwardedHost if forwarding.trusted => told.host = true,
+            Meaning::ForwardedProto if forwarding.trusted => told.proto = true,
+            Meaning::Forwarded if forwarding.trusted => {}
+            // What the RFC lets Connection name is dropped, but not what we need to set: so these are looked at first.
+            _ => continue,
+        }
+        if !ends_here(field, head.fields, head.options) {
+            put_field(out, field);
+        }
+    }
+    match head.framing {
+        Framing::Length(bytes) => put_length(out, bytes),
+        Framing::Chunked(_) => put(out, &["Transfer-Encoding: chunked\r\n"]),
+        // A method that usually has a body is told that this one has none (RFC 9110, 8.6).
+        Framing::None if matches!(head.method, "POST" | "PUT" | "PATCH") => put_length(out, 0),
+        Framing::None | Framing::UntilClose => {}
+    }
+    if head.method == "OPTIONS" && let Some(forwards) = head.max_forwards {
+        let _ = write!(out, "Max-Forwards: {}\r\n", forwards.saturating_sub(1));
+    }
+    if head.asks_for_websocket {
+        put(out, &["Connection: Upgrade\r\nUpgrade: websocket\r\n"]);
+    }
+    put_origin_of(head, forwarding, told, out);
+    put(out, &["\r\n"]);
+}
+
+/// Which forwarding fields a trusted client has said itself.
+#[derive(Default)]
+struct Told {
+    real_ip: bool,
+    host: bool,
+    proto: bool,
+}
+
+fn put_origin_of(head: &RequestHead<'_>, forwarding: &Forwarding<'_>, told: Told, out: &mut Vec<u8>) {
+    if let Some(client) = forwarding.client.filter(|_| !told.real_ip) {
+        let _ = write!(out, "X-Real-IP: {client}\r\n");
+    }
+    let before = head.fields.iter().filter(|field| forwarding.trusted && Meaning::of(field.name) == Meaning::ForwardedFor);
+    let mut hops = before.map(|field| field.value.trim_ascii()).filter(|value| !value.is_empty()).peekable();
+    if hops.peek().is_some() || forwarding.client.is_some() {
+        put(out, &["X-Forwarded-For: "]);
+        let mut separator = "";
+        for hop in hops {
+            put(out, &[separator]);
+            out.extend_from_slice(hop);
+            separator = ", ";
+        }
+        if let Some(client) = forwarding.client {
+            let _ = write!(out, "{separator}{client}");
+        }
+        put(out, &["\r\n"]);
+    }
+    if !told.proto {
+        put(out, &["X-Forwarded-Proto: http\r\n"]);
+    }
+    if let Some(authority) = head.authority.filter(|authority| !told.host && !authority.text.is_empty()) {
+        put(out, &["X-Forwarded-Host: ", authority.text, "\r\n"]);
+    }
+}
+
+/// How a response reaches its client.
+#[derive(Clone, Copy, Debug)]
+pub struct Returning<'a> {
+    /// In whose words.
+    pub version: Version,
+    /// How the end of the body will be known to the client.
+    pub framing: &'a Framing,
+    /// Whether the client's connection is kept behind this response.
+    pub keep: bool,
+}
+
+/// Appends `head` to `out` as it goes to the client. Not for a 101: see [`switching`].
+pub fn response(head: &ResponseHead<'_>, returning: &Returning<'_>, out: &mut Vec<u8>) {
+    put_status(head, returning.version, out);
+    let is_interim = head.status < 200;
+    for field in head.fields {
+        match Meaning::of(field.name) {
+            // The length of a body that was left out is told all the same (RFC 9110, 8.6): HEAD and 304.
+            Meaning::ContentLength if *returning.framing != Framing::None || is_interim || head.status == 204 => continue,
+            // 426 without Upgrade would not say to what (RFC 9110, 15.5.22).
+            Meaning::Upgrade if head.status == 426 => put_field(out, field),
+            Meaning::Connection | Meaning::HopByHop | Meaning::Upgrade | Meaning::TransferEncoding | Meaning::Alias => continue,
+            _ if ends_here(field, head.fields, head.options) => continue,
+            _ => put_field(out, field),
+        }
+    }
+    match returning.framing {
+        Framing::Length(bytes) => put_length(out, *bytes),
+        Framing::Chunked(_) => put(out, &["Transfer-Encoding: chunked\r\n"]),
+        Framing::None | Framing::UntilClose => {}
+    }
+    let connection = match (head.status, returning.keep, returning.version) {
+        (..200, _, _) => "",
+        (426, true, _) => "Connection: Upgrade\r\n",
+        (426, false, _) => "Connection: Upgrade, close\r\n",
+        (_, false, _) => "Connection: close\r\n",
+        (_, true, Version::Http10) => "Connection: keep-alive\r\n",
+        (_, true, Version::Http11) => "",
+    };
+    put(out, &[connection, "\r\n"]);
+}
+
+/// Appends `head`, a 101 that has been checked, to `out` as it goes to the client.
+pub fn switching(head: &ResponseHead<'_>, out: &mut Vec<u8>) {
+    put_status(head, Version::Http11, out);
+    for field in head.fields {
+        let is_passed_on = match Meaning::of(field.name) {
+            Meaning::Connection | Meaning::HopByHop | Meaning::Upgrade => false,
+            Meaning::ContentLength | Meaning::TransferEncoding | Meaning::Alias => false,
+            _ => !ends_here(field, head.fields, head.options),
+        };
+        if is_passed_on {
+            put_field(out, field);
+        }
+    }
+    put(out, &["Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"]);
+}
+
+fn ends_here(field: &Header<'_>, fields: &[Header<'_>], options: ConnectionOptions) -> bool {
+    options.others && field::named_by_connection(fields, field.name)
+}
+
+fn put_status(head: &ResponseHead<'_>, version: Version, out: &mut Vec<u8>) {
+    put(out, &[version.as_str()]);
+    let _ = write!(out, " {:03} ", head.status);
+    put(out, &[head.reason, "\r\n"]);
+}
+
+fn put_length(out: &mut Vec<u8>, bytes: u64) {
+    let _ = write!(out, "Content-Length: {bytes}\r\n");
+}
+
+fn put_field(out: &mut Vec<u8>, field: &Header<'_>) {
+    put(out, &[field.name, ": "]);
+    out.extend_from_slice(field.value);
+    put(out, &["\r\n"]);
+}
+
+fn put(out: &mut Vec<u8>, parts: &[&str]) {
+    parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+}
+
+impl Version {
+    /// As in a start line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Version::Http10 => "HTTP/1.0",
+            Version::Http11 => "HTTP/1.1",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::head::{Limits, empty_fields};
+
+    fn forwarded(text: &str, trusted: bool) -> String {
+        let mut storage = empty_fields();
+        let (head, _) = RequestHead::parse(text.as_bytes(), &mut storage, &Limits::default()).unwrap().unwrap();
+        let client = Some("192.0.2.7".parse().unwrap());
+        let mut out = Vec::new();
+        request(&head, &Forwarding { target: ("", head.target.path_and_query), client, trusted }, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    const OURS: &str = "X-Real-IP: 192.0.2.7\r\nX-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: a\r\n\r\n";
+
+    #[test]
+    fn a_request_gains_what_we_know_of_the_client() {
+        assert_eq!(
+            forwarded("GET /x HTTP/1.1\r\nUser-Agent: u\r\nHost: a\r\nAccept:   */*  \r\n\r\n", false),
+            format!("GET /x HTTP/1.1\r\nHost: a\r\nUser-Agent: u\r\nAccept: */*\r\n{OURS}")
+        );
+    }
+
+    #[test]
+    fn hop_by_hop_fields_end_here_and_so_does_what_connection_names() {
+        let text = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close, X-Mine, Host, Content-Length, x-forwarded-for, Cookie\r\nX-Mine: 1\r\n\
+                    Cookie: c\r\nContent-Length: 003\r\nKeep-Alive: 5\r\nProxy-Connection: x\r\nTE: trailers\r\nTrailer: x\r\n\
+                    Proxy-Authorization: p\r\nUpgrade: h2c\r\nHTTP2-Settings: s\r\nContent_Length: 9\r\nmy_own: kept\r\n\r\n";
+        assert_eq!(forwarded(text, false), format!("POST / HTTP/1.1\r\nHost: a\r\nmy_own: kept\r\nContent-Length: 3\r\n{OURS}"));
+    }
+
+    const SAID: &str = "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.1.1.1\r\nX-Real-IP: 1.1.1.1\r\nX-Forwarded-For: 2.2.2.2\r\n\
+                        X-Forwarded-Proto: https\r\nX-Forwarded-Host: public\r\nForwarded: for=1.1.1.1\r\n\r\n";
+
+    #[test]
+    fn a_stranger_s_forwarding_fields_are_replaced() {
+        assert_eq!(forwarded(SAID, false), format!("GET / HTTP/1.1\r\nHost: a\r\n{OURS}"));
+    }
+
+    #[test]
+    fn a_trusted_peer_s_forwarding_fields_are_kept_and_its_address_is_appended() {
+        assert_eq!(
+            forwarded(SAID, true),
+            "GET / HTTP/1.1\r\nHost: a\r\nX-Real-IP: 1.1.1.1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: public\r\n\
+             Forwarded: for=1.1.1.1\r\nX-Forwarded-For: 1.1.1.1, 2.2.2.2, 192.0.2.7\r\n\r\n"
+        );
+        assert_eq!(forwarded("GET / HTTP/1.1\r\nHost: a\r\n\r\n", true), format!("GET / HTTP/1.1\r\nHost: a\r\n{OURS}"));
+    }
+
+    #[test]
+    fn a_handshake_keeps_its_fields() {
+        let text = "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket, h2c\r\nSec-WebSocket-Key: k\r\n\
+                    Sec-WebSocket-Version: 13\r\n\r\n";
+        assert_eq!(
+            forwarded(text, false),
+            format!("GET / HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Key: k\r\nSec-WebSocket-Version: 13\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{OURS}")
+        );
+    }
+
+    #[test]
+    fn an_absolute_target_s_host_is_written_as_host() {
+        let text = forwarded("GET http://b:81/x HTTP/1.1\r\nHost: a\r\n\r\n", false);
+        assert!(text.starts_with("GET /x HTTP/1.1\r\nHost: b:81\r\n") && text.contains("X-Forwarded-Host: b:81\r\n"), "{text}");
+    }
+
+    #[test]
+    fn max_forwards_counts_down() {
+        let text = forwarded("OPTIONS * HTTP/1.1\r\nHost: a\r\nMax-Forwards: 3\r\n\r\n", false);
+        assert!(text.starts_with("OPTIONS * HTTP/1.1\r\n") && text.contains("Max-Forwards: 2\r\n"), "{text}");
+    }
+
+    fn returned(text: &str, version: Version, framing: Framing, keep: bool) -> String {
+        let mut storage = empty_fields();
+        let (head, _) = ResponseHead::parse(text.as_bytes(), &mut storage, &Limits::default()).unwrap().unwrap();
+        let mut out = Vec::new();
+        if head.status == 101 {
+            switching(&head, &mut out);
+        } else {
+            response(&head, &Returning { version, framing: &framing, keep }, &mut out);
+        }
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_response_loses_its_hop_by_hop_fields() {
+        let text = "HTTP/1.0 200 Fine\nServer: s\nConnection: keep-alive, X-Mine\nX-Mine: 1\nKeep-Alive: 5\nUpgrade: h2\nContent-Length: 05\n\n";
+        let expected = "HTTP/1.1 200 Fine\r\nServer: s\r\nContent-Length: 5\r\n\r\n";
+        assert_eq!(returned(text, Version::Http11, Framing::Length(5), true), expected);
+    }
+
+    #[test]
+    fn a_body_until_close_says_so() {
+        let told = returned("HTTP/1.1 200 OK\r\n\r\n", Version::Http11, Framing::UntilClose, false);
+        assert_eq!(told, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+    }
+
+    #[test]
+    fn the_length_of_a_body_left_out_is_told() {
+        let told = returned("HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n", Version::Http11, Framing::None, true);
+        assert_eq!(told, "HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n");
+        let told = returned("HTTP/1.1 204 No Content\r\nContent-Length: 9\r\n\r\n", Version::Http11, Framing::None, true);
+        assert_eq!(told, "HTTP/1.1 204 No Content\r\n\r\n");
+    }
+
+    #[test]
+    fn an_interim_response_says_nothing_about_the_connection() {
+        let told = returned("HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n", Version::Http11, Framing::None, false);
+        assert_eq!(told, "HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n");
+    }
+
+    #[test]
+    fn a_426_says_to_what() {
+        let told = returned("HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nContent-Length: 0\r\n\r\n", Version::Http11, Framing::None, true);
+        assert_eq!(told, "HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nContent-Length: 0\r\nConnection: Upgrade\r\n\r\n");
+    }
+
+    #[test]
+    fn a_101_has_its_hop_by_hop_fields_written_anew_and_no_body() {
+        let text = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade, X-Mine\r\nX-Mine: 1\r\nupgrade: WebSocket\r\nContent-Length: 5\r\n\
+                    Sec-WebSocket-Accept: s\r\n\r\n";
+        assert_eq!(
+            returned(text, Version::Http11, Framing::None, true),
+            "HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        );
+    }
+}

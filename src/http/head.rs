@@ -1,0 +1,528 @@
+//! Where a head ends, and what it says: [`RequestHead`] and [`ResponseHead`], views over the bytes as they came.
+//!
+//! A view that exists is well formed: one Host at the most, no two lengths, no transfer coding but a single `chunked`, no byte
+//! that two parsers could read in two ways. Parsing costs one pass of httparse and one over its fields, and no allocation.
+
+use std::mem::MaybeUninit;
+
+use httparse::Header;
+
+use crate::http::field::{ConnectionOptions, Meaning};
+use crate::http::framing::{Declared, Framing};
+use crate::http::reject::{Fault, Reject};
+use crate::http::target::{Authority, Target};
+use crate::http::upgrade;
+
+/// How much a head may hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a head, its leading and final empty lines included.
+    pub bytes_max: usize,
+    /// Bytes of the request target.
+    pub target_bytes_max: usize,
+    /// Number of fields.
+    pub fields_max: usize,
+}
+
+/// The highest values that the configuration may set: a head must fit a buffer, and its fields an array on the stack.
+pub const CEILING: Limits = Limits { bytes_max: 32 * 1024, target_bytes_max: 32 * 1024, fields_max: FIELDS_CEILING };
+
+const FIELDS_CEILING: usize = 256;
+/// Longer than any registered method by far.
+const METHOD_BYTES_MAX: usize = 32;
+/// Empty lines before a request line that are forgiven (RFC 9112, 2.2, asks for one).
+const LEADING_EMPTY_LINES_MAX: usize = 2;
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { bytes_max: 16 * 1024, target_bytes_max: 8 * 1024, fields_max: 100 }
+    }
+}
+
+/// Room for the fields of one head, on the stack of the one who parses.
+pub type FieldStorage<'a> = [MaybeUninit<Header<'a>>; FIELDS_CEILING];
+
+/// Room for the fields of one head.
+pub fn empty_fields<'a>() -> FieldStorage<'a> {
+    [const { MaybeUninit::uninit() }; FIELDS_CEILING]
+}
+
+/// The HTTP versions that are served, or may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// HTTP/1.0.
+    Http10,
+    /// HTTP/1.1.
+    Http11,
+}
+
+/// A request line and fields that have been understood.
+#[derive(Debug)]
+pub struct RequestHead<'a> {
+    /// GET, POST, …: case counts.
+    pub method: &'a str,
+    /// Where it wants to go.
+    pub target: Target<'a>,
+    /// HTTP/1.1, or 1.0 where that is served.
+    pub version: Version,
+    /// All fields, in their order.
+    pub fields: &'a [Header<'a>],
+    /// The host that is meant: of the target if it names one, else of Host. `None` only in HTTP/1.0.
+    pub authority: Option<Authority<'a>>,
+    /// How the end of the body is known.
+    pub framing: Framing,
+    /// What the Connection fields say.
+    pub options: ConnectionOptions,
+    /// Whether a WebSocket is asked for: GET over HTTP/1.1 with both Connection and Upgrade saying so.
+    pub asks_for_websocket: bool,
+    /// The first `Sec-WebSocket-Key`; none if there are several.
+    pub websocket_key: Option<&'a [u8]>,
+    /// `Expect: 100-continue`.
+    pub expects_continue: bool,
+    /// Max-Forwards, where it is one number.
+    pub max_forwards: Option<u32>,
+}
+
+impl<'a> RequestHead<'a> {
+    /// The head that `bytes` begin with, and its length. `None` if it has not arrived whole.
+    ///
+    /// To be asked again whenever a line has ended, so that what is wrong is refused as soon as it can be known.
+    pub fn parse(bytes: &'a [u8], storage: &'a mut FieldStorage<'a>, limits: &Limits) -> Result<Option<(RequestHead<'a>, usize)>, Reject> {
+        let within = bytes.get(..limits.bytes_max).unwrap_or(bytes);
+        let leading = leading_empty_lines(within)?;
+        let text = within.get(leading..).unwrap_or_default();
+        let storage = storage.get_mut(..limits.fields_max).ok_or(Reject::TooManyFields)?;
+        let mut request = httparse::Request::new(&mut []);
+        let parsed = httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut request, text, storage);
+        let head_bytes = match parsed {
+            Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
+            Ok(httparse::Status::Partial) => return partial(text, bytes.len(), limits),
+            Err(httparse::Error::Version) => return other_version(text, bytes.len(), limits),
+            Err(httparse::Error::TooManyHeaders) => return Err(Reject::TooManyFields),
+            Err(error) => return Err(Reject::Malformed(in_words(error))),
+        };
+        refuse_bare_lf(text.get(..head_bytes).unwrap_or_default())?;
+        let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
+            return Err(Reject::Malformed("not a request line"));
+        };
+        if target.len() > limits.target_bytes_max {
+            return Err(Reject::TargetTooLong);
+        }
+        let version = if version == 0 { Version::Http10 } else { Version::Http11 };
+        let head = RequestHead::understand(method, target, version, request.headers)?;
+        Ok(Some((head, leading.saturating_add(head_bytes))))
+    }
+
+    fn understand(method: &'a str, target: &'a str, version: Version, fields: &'a [Header<'a>]) -> Result<RequestHead<'a>, Reject> {
+        if method.len() > METHOD_BYTES_MAX {
+            return Err(Reject::Malformed("the method is longer than 32 characters"));
+        }
+        if matches!(method, "CONNECT" | "TRACE") {
+            return Err(Reject::Method);
+        }
+        let target = Target::parse(method, target)?;
+        let mut head = RequestHead {
+            method,
+            target,
+            version,
+            fields,
+            authority: None,
+            framing: Framing::None,
+            options: ConnectionOptions::default(),
+            asks_for_websocket: false,
+            websocket_key: None,
+            expects_continue: false,
+            max_forwards: None,
+        };
+        let mut declared = Declared::default();
+        let (mut keys, mut expectations, mut names_websocket) = (0_u8, 0_u8, false);
+        for field in fields {
+            match Meaning::of(field.name) {
+                Meaning::Host => {
+                    let host = Authority::parse(field.value).ok_or(Reject::Malformed("Host is not a host and a port"))?;
+                    if head.authority.replace(host).is_some() {
+                        return Err(Reject::Malformed("Host stands twice"));
+                    }
+                }
+                Meaning::ContentLength => declared.note_length(field.value)?,
+                Meaning::TransferEncoding => declared.note_coding(field.value)?,
+                Meaning::Connection => head.options.note(field.value),
+                Meaning::Upgrade => names_websocket |= upgrade::names_websocket(field.value),
+                Meaning::WebSocketKey => {
+                    keys = keys.saturating_add(1);
+                    head.websocket_key = Some(field.value).filter(|_| keys == 1);
+                }
+                Meaning::Expect => {
+                    expectations = expectations.saturating_add(1);
+                    head.expects_continue = field.value.eq_ignore_ascii_case(b"100-continue");
+                    if expectations > 1 || !head.expects_continue {
+                        return Err(Reject::Expectation);
+                    }
+                }
+                Meaning::MaxForwards => head.max_forwards = str::from_utf8(field.value).ok().and_then(|value| value.parse().ok()),
+                _ => {}
+            }
+        }
+        match (head.authority, version) {
+            (None, Version::Http11) => return Err(Reject::Malformed("Host is missing")),
+            (Some(host), _) if host.text.is_empty() && target.authority.is_some() => return Err(Reject::Malformed("Host is empty")),
+            _ => {}
+        }
+        head.authority = target.authority.or(head.authority);
+        head.framing = declared.of_request(version)?;
+        head.asks_for_websocket = names_websocket && head.options.upgrade && method == "GET" && version == Version::Http11;
+        if head.asks_for_websocket && head.framing != Framing::None {
+            return Err(Reject::Malformed("a WebSocket handshake with a body"));
+        }
+        // An expectation without a body, or in HTTP/1.0, has nothing to wait for (RFC 9110, 10.1.1).
+        head.expects_continue &= head.framing != Framing::None && version == Version::Http11;
+        Ok(head)
+    }
+
+    /// Whether the client means to send another request on this connection (RFC 9112, 9.3).
+    pub fn is_persistent(&self) -> bool {
+        match self.version {
+            Version::Http11 => !self.options.close,
+            Version::Http10 => self.options.keep_alive && !self.options.close,
+        }
+    }
+
+    /// Whether asking twice does no more than asking once (RFC 9110, 9.2.2).
+    pub fn is_idempotent(&self) -> bool {
+        matches!(self.method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE")
+    }
+}
+
+/// A status line and fields that have been understood.
+#[derive(Debug)]
+pub struct ResponseHead<'a> {
+    /// 100 to 599.
+    pub status: u16,
+    /// The reason phrase, for people; empty where it is not ASCII.
+    pub reason: &'a str,
+    /// HTTP/1.1 or 1.0.
+    pub version: Version,
+    /// All fields, in their order.
+    pub fields: &'a [Header<'a>],
+    /// What the Connection fields say.
+    pub options: ConnectionOptions,
+    /// What the fields say about the body; the framing follows from the request too.
+    pub declared: Declared,
+    /// Whether Upgrade names websocket.
+    pub upgrade_to_websocket: bool,
+    /// The first `Sec-WebSocket-Accept`; none if there are several.
+    pub websocket_accept: Option<&'a [u8]>,
+    /// Whether the body is a stream of server-sent events: silent for long, and alive.
+    pub is_event_stream: bool,
+}
+
+impl<'a> ResponseHead<'a> {
+    /// The head that `bytes` begin with, and its length. `None` if it has not arrived whole.
+    pub fn parse(bytes: &'a [u8], storage: &'a mut FieldStorage<'a>, limits: &Limits) -> Result<Option<(ResponseHead<'a>, usize)>, Fault> {
+        let within = bytes.get(..limits.bytes_max).unwrap_or(bytes);
+        let storage = storage.get_mut(..limits.fields_max).ok_or(Fault("more fields than limits.fields"))?;
+        let mut response = httparse::Response::new(&mut []);
+        let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, within, storage);
+        let head_bytes = match parsed {
+            Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
+            Ok(httparse::Status::Partial) if bytes.len() >= limits.bytes_max => return Err(Fault("a head larger than limits.head")),
+            Ok(httparse::Status::Partial) => return Ok(None),
+            Err(error) => return Err(Fault(in_words(error))),
+        };
+        let (Some(status), Some(version)) = (response.code, response.version) else { return Err(Fault("not a status line")) };
+        // httparse forgives empty lines in front; a server has no reason to send any.
+        if !bytes.starts_with(b"HTTP/") {
+            return Err(Fault("an empty line before the status line"));
+        }
+        let mut head = ResponseHead {
+            status,
+            reason: response.reason.unwrap_or_default(),
+            version: if version == 0 { Version::Http10 } else { Version::Http11 },
+            fields: response.headers,
+            options: ConnectionOptions::default(),
+            declared: Declared::default(),
+            upgrade_to_websocket: false,
+            websocket_accept: None,
+            is_event_stream: false,
+        };
+        if !(100..=599).contains(&status) {
+            return Err(Fault("a status that is not between 100 and 599"));
+        }
+        head.understand().map_err(|reject| match reject {
+            Reject::Malformed(what) => Fault(what),
+            _ => Fault("a transfer coding other than chunked"),
+        })?;
+        Ok(Some((head, head_bytes)))
+    }
+
+    fn understand(&mut self) -> Result<(), Reject> {
+        let mut accepts = 0_u8;
+        // A 101 has no body, whatever its fields say, and nor does any other interim response: their lengths are dropped.
+        let has_lengths = self.status >= 200;
+        for field in self.fields {
+            match Meaning::of(field.name) {
+                Meaning::ContentLength if has_lengths => self.declared.note_length(field.value)?,
+                Meaning::TransferEncoding if has_lengths => self.declared.note_coding(field.value)?,
+                Meaning::Connection => self.options.note(field.value),
+                Meaning::Upgrade => self.upgrade_to_websocket |= upgrade::names_websocket(field.value),
+                Meaning::WebSocketAccept => {
+                    accepts = accepts.saturating_add(1);
+                    self.websocket_accept = Some(field.value).filter(|_| accepts == 1);
+                }
+                Meaning::ContentType => {
+                    let (kind, _) = field.value.split_at_checked(b"text/event-stream".len()).unwrap_or_default();
+                    self.is_event_stream = kind.eq_ignore_ascii_case(b"text/event-stream");
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the upstream means to answer another request on this connection (RFC 9112, 9.3).
+    pub fn is_persistent(&self) -> bool {
+        match self.version {
+            Version::Http11 => !self.options.close,
+            Version::Http10 => self.options.keep_alive && !self.options.close,
+        }
+    }
+}
+
+/// How many bytes of empty lines stand before a request line.
+fn leading_empty_lines(bytes: &[u8]) -> Result<usize, Reject> {
+    let mut rest = bytes;
+    for _ in 0..LEADING_EMPTY_LINES_MAX {
+        match rest.strip_prefix(b"\r\n") {
+            Some(after) => rest = after,
+            None => break,
+        }
+    }
+    match rest {
+        [b'\r', b'\n', ..] => Err(Reject::Malformed("more than two empty lines before a request")),
+        [b'\n', ..] | [b'\r', _, ..] => Err(Reject::Malformed("a line that does not end in CRLF")),
+        _ => Ok(bytes.len().saturating_sub(rest.len())),
+    }
+}
+
+/// A head that is not whole: is it still within its limits?
+fn partial<T>(text: &[u8], arrived: usize, limits: &Limits) -> Result<Option<T>, Reject> {
+    refuse_bare_lf(text)?;
+    if !text.contains(&b'\n') {
+        let mut words = text.split(|byte| *byte == b' ');
+        if words.next().is_some_and(|method| method.len() > METHOD_BYTES_MAX) {
+            return Err(Reject::Malformed("the method is longer than 32 characters"));
+        }
+        if words.next().is_some_and(|target| target.len() > limits.target_bytes_max) {
+            return Err(Reject::TargetTooLong);
+        }
+    }
+    if arrived >= limits.bytes_max { Err(Reject::HeadTooLarge) } else { Ok(None) }
+}
+
+/// httparse did not know the version. A well-formed one is told that it is not supported, all else is malformed; which of the
+/// two is known when the line has ended.
+fn other_version<T>(text: &[u8], arrived: usize, limits: &Limits) -> Result<Option<T>, Reject> {
+    let Some(line_bytes) = text.iter().position(|byte| *byte == b'\n') else { return partial(text, arrived, limits) };
+    let line = text.get(..line_bytes).unwrap_or_default().strip_suffix(b"\r");
+    let mut words = line.unwrap_or_default().split(|byte| *byte == b' ');
+    let (method, target, version, more) = (words.next(), words.next(), words.next(), words.next());
+    let is_well_formed = more.is_none()
+        && method.is_some_and(|method| !method.is_empty() && method.len() <= METHOD_BYTES_MAX)
+        && target.is_some_and(|target| !target.is_empty())
+        && version.is_some_and(
+            |version| matches!(version, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit()),
+        );
+    Err(if is_well_formed { Reject::Version } else { Reject::Malformed("not a request line") })
+}
+
+/// RFC 9112, 2.2, lets a recipient take a bare LF for a line end; not all do, so it has two readings.
+fn refuse_bare_lf(text: &[u8]) -> Result<(), Reject> {
+    let follows = std::iter::once(&0).chain(text).zip(text);
+    // Not `any`: without a way out the loop runs over many bytes at a time.
+    let bare = follows.fold(false, |bare, (before, byte)| bare | (*byte == b'\n' && *before != b'\r'));
+    if bare { Err(Reject::Malformed("a line that does not end in CRLF")) } else { Ok(()) }
+}
+
+fn in_words(error: httparse::Error) -> &'static str {
+    match error {
+        httparse::Error::HeaderName => "a field name that is not a token",
+        httparse::Error::HeaderValue => "a control byte in a field",
+        httparse::Error::NewLine => "a line that does not end in CRLF",
+        httparse::Error::Status => "a status that is not three digits",
+        httparse::Error::Token => "a request line or a field that is none",
+        httparse::Error::TooManyHeaders => "more fields than limits.fields",
+        httparse::Error::Version => "an HTTP version that is not served",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a parse comes to, in a form that can be compared: method, target, host, framing; or the status.
+    fn request(text: &[u8]) -> Result<Option<(String, usize)>, Reject> {
+        let mut storage = empty_fields();
+        let parsed = RequestHead::parse(text, &mut storage, &Limits::default())?;
+        Ok(parsed.map(|(head, bytes)| {
+            let host = head.authority.map(|authority| authority.text).unwrap_or("-");
+            (format!("{} {} {host} {:?}", head.method, head.target.path_and_query, head.framing), bytes)
+        }))
+    }
+
+    /// The same bytes told as they would be by a client that sends them one by one: the first verdict counts.
+    fn byte_by_byte(text: &[u8]) -> Result<Option<(String, usize)>, Reject> {
+        for end in 1..text.len() {
+            let told = request(&text[..end])?;
+            assert!(told.is_none() || text.len() > end, "a verdict before the end of {:?}", String::from_utf8_lossy(text));
+            if told.is_some() {
+                return Ok(told);
+            }
+        }
+        request(text)
+    }
+
+    #[test]
+    fn requests_whole_byte_by_byte_and_with_bytes_behind_them() {
+        let cases = [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET / a None"),
+            ("\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET / a None"),
+            ("GET / HTTP/1.1\r\nHost:\r\n\r\n", "GET /  None"),
+            ("POST /x?y HTTP/1.1\r\nHost: a:1\r\nContent-Length: 0007\r\n\r\n", "POST /x?y a:1 Length(7)"),
+            ("GET http://b/x HTTP/1.1\r\nHost: a\r\n\r\n", "GET /x b None"),
+            ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "OPTIONS * a None"),
+            ("GET / HTTP/1.0\r\n\r\n", "GET / - None"),
+        ];
+        for (text, expected) in cases {
+            let whole = Ok(Some((expected.to_string(), text.len())));
+            assert_eq!(request(text.as_bytes()), whole, "{text:?} whole");
+            assert_eq!(byte_by_byte(text.as_bytes()), whole, "{text:?} byte by byte");
+            let trailed = [text, "\0\nGET"].concat();
+            assert_eq!(request(trailed.as_bytes()), whole, "{text:?} with bytes behind it");
+        }
+    }
+
+    #[test]
+    fn what_is_refused_is_refused_at_any_cut() {
+        let long_target = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(8192));
+        let long_head = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(16 * 1024));
+        let many_fields = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(100));
+        let long_method = format!("{} / HTTP/1.1\r\nHost: a\r\n\r\n", "M".repeat(33));
+        let cases = [
+            (400, "GET / HTTP/1.1\r\n\r\n"),
+            (400, "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n"),
+            (400, "GET / HTTP/1.1\r\nHost: a, b\r\n\r\n"),
+            (400, "GET http://a/ HTTP/1.1\r\nHost:\r\n\r\n"),
+            (400, "GET / HTTP/1.1\nHost: a\n\n"),
+            (400, "GET / HTTP/1.1\r\nHost: a\n\r\n"),
+            (400, "GET / HTTP/1.1\r\nHost: a\r\n\n"),
+            (400, "GET / HTTP/1.1\r\nHost : a\r\n\r\n"),
+            (400, "GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n"),
+            (400, "GET / HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n"),
+            (400, "GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n"),
+            (400, "GET / HTTP/1.1\r\nHost: a\r\n: b\r\n\r\n"),
+            (400, "GET / HTTP/1.1\r\nHost: a\r\nX\r\n\r\n"),
+            (400, "GET  / HTTP/1.1\r\nHost: a\r\n\r\n"),
+            (400, "GET /\r\nHost: a\r\n\r\n"),
+            (400, "GET / HTTP/01.1\r\nHost: a\r\n\r\n"),
+            (400, "GET / http/1.1\r\nHost: a\r\n\r\n"),
+            (400, "GET /# HTTP/1.1\r\nHost: a\r\n\r\n"),
+            (400, "GET * HTTP/1.1\r\nHost: a\r\n\r\n"),
+            (400, "\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+            (400, "\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+            (400, "\x16\x03\x01\x02\0\x01"),
+            (400, "SSH-2.0-OpenSSH_9.2\r\n"),
+            (400, "PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\n"),
+            (400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"),
+            (400, "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"),
+            (400, "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 1\r\n\r\n"),
+            (400, long_method.as_str()),
+            (405, "CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n"),
+            (405, "TRACE / HTTP/1.1\r\nHost: a\r\n\r\n"),
+            (414, long_target.as_str()),
+            (417, "GET / HTTP/1.1\r\nHost: a\r\nExpect: tea\r\n\r\n"),
+            (417, "GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nExpect: 100-continue\r\n\r\n"),
+            (431, long_head.as_str()),
+            (431, many_fields.as_str()),
+            (500, "GET / HTTP/1.2\r\nHost: a\r\n\r\n"),
+            (500, "GET / HTTP/0.9\r\n\r\n"),
+            (500, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+            (501, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"),
+        ];
+        for (status, text) in cases {
+            let whole = request(text.as_bytes()).map_err(Reject::status);
+            assert_eq!(whole, Err(status), "{text:.80?} whole");
+            let cut = byte_by_byte(text.as_bytes()).map_err(Reject::status);
+            assert_eq!(cut, Err(status), "{text:.80?} byte by byte");
+        }
+    }
+
+    #[test]
+    fn the_limits_themselves_are_allowed() {
+        let fields = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(99));
+        assert!(request(fields.as_bytes()).unwrap().is_some(), "100 fields");
+        let target = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(8191));
+        assert!(request(target.as_bytes()).unwrap().is_some(), "a target of 8 KiB");
+        let frame = "GET / HTTP/1.1\r\nHost: a\r\nX: \r\n\r\n".len();
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(16 * 1024 - frame));
+        assert_eq!(request(head.as_bytes()).unwrap().unwrap().1, 16 * 1024, "a head of 16 KiB");
+    }
+
+    #[test]
+    fn a_websocket_is_asked_for_by_both_fields() {
+        let asks = |head: &str| {
+            let text = format!("{head}Host: a\r\n\r\n");
+            let mut storage = empty_fields();
+            RequestHead::parse(text.as_bytes(), &mut storage, &Limits::default()).unwrap().unwrap().0.asks_for_websocket
+        };
+        assert!(asks("GET / HTTP/1.1\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"));
+        assert!(asks("GET / HTTP/1.1\r\nConnection: keep-alive\r\nUpgrade: h2c\r\nConnection: UPGRADE\r\nUpgrade: WebSocket\r\n"));
+        assert!(asks("GET / HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 0\r\n"));
+        for head in [
+            "GET / HTTP/1.1\r\nUpgrade: websocket\r\n",
+            "GET / HTTP/1.1\r\nConnection: upgrade\r\n",
+            "GET / HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: h2c\r\n",
+            "POST / HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\n",
+            "HEAD / HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\n",
+            "GET / HTTP/1.0\r\nConnection: upgrade\r\nUpgrade: websocket\r\n",
+        ] {
+            assert!(!asks(head), "{head:?}");
+        }
+    }
+
+    fn response(text: &[u8]) -> Result<Option<(u16, usize)>, Fault> {
+        let mut storage = empty_fields();
+        Ok(ResponseHead::parse(text, &mut storage, &Limits::default())?.map(|(head, bytes)| (head.status, bytes)))
+    }
+
+    #[test]
+    fn responses_whole_byte_by_byte_and_with_bytes_behind_them() {
+        for (text, status) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n", 200),
+            ("HTTP/1.1 200\r\n\r\n", 200),
+            ("HTTP/1.0 404 Not Found\nA: b\n\n", 404),
+            ("HTTP/1.1 101 Switching Protocols\r\nContent-Length: 1\r\nTransfer-Encoding: x\r\n\r\n", 101),
+            ("HTTP/1.1 599 \r\n\r\n", 599),
+        ] {
+            assert_eq!(response(text.as_bytes()), Ok(Some((status, text.len()))), "{text:?} whole");
+            for end in 0..text.len() {
+                assert_eq!(response(&text.as_bytes()[..end]), Ok(None), "{text:?} cut at {end}");
+            }
+            assert_eq!(response(&[text.as_bytes(), b"\0x"].concat()), Ok(Some((status, text.len()))), "{text:?} with bytes behind it");
+        }
+    }
+
+    #[test]
+    fn responses_that_are_none_are_faults() {
+        let endless = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(16 * 1024));
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(5000));
+        for text in [
+            "HTTP/1.1 099 x\r\n\r\n", "HTTP/1.1 600 x\r\n\r\n", "HTTP/1.1 000 x\r\n\r\n", "HTTP/1.1 1000 x\r\n\r\n", "HTTP/1.1 abc\r\n\r\n",
+            "HTTP/2.0 200 OK\r\n\r\n", "SSH-2.0-OpenSSH_9.2\r\n", "<html>", "\r\nHTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA: b\0\r\n\r\n", "HTTP/1.1 200 OK\r\nA: b\rc\r\n\r\n", "HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", endless.as_str(), many.as_str(),
+        ] {
+            assert!(response(text.as_bytes()).is_err(), "{text:.60?}: {:?}", response(text.as_bytes()));
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! HTTP/1.1 as text: bytes in, values out. No input or output, no clock, and no state between two calls.
+//!
+//! Reading begins in [`head`], which makes the two views [`RequestHead`](head::RequestHead) and
+//! [`ResponseHead`](head::ResponseHead); what they hold has been judged by [`target`], [`field`], [`framing`] and [`upgrade`].
+//! Writing is [`forward`] for the messages of others and [`reply`] for our own.
+
+pub mod chunked;
+pub mod field;
+pub mod forward;
+pub mod framing;
+pub mod head;
+pub mod reject;
+pub mod reply;
+pub mod target;
+pub mod upgrade;

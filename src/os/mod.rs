@@ -1,0 +1,6 @@
+//! What the operating system offers beyond mio and socket2: signals as readiness, one-call accept, the descriptor limit, and
+//! writing that never waits. Nothing of ours is in here.
+
+pub mod descriptors;
+pub mod nonblocking;
+pub mod signals;

@@ -1,0 +1,225 @@
+//! A bounded byte queue, on loan from a pool.
+//!
+//! Reading needs a large buffer for an instant; keeping what could not leave needs a small one for long. So large buffers
+//! belong to a [`Pool`], are lent while a session is driven, and what remains in one is moved into a buffer of its own size.
+
+/// What one read may bring: also what one session may move before the others have their turn.
+pub const READ_BYTES: usize = 64 * 1024;
+/// Room in front of what is read, so that a head can grow when it is rewritten without moving the body behind it.
+const HEADROOM: usize = 1024;
+/// Buffers that a pool keeps for the next turn; a turn rarely has use for more than two at once.
+const SPARE_MAX: usize = 4;
+
+/// Bytes and four cursors: `start ≤ sent ≤ cleared ≤ end ≤ capacity`.
+///
+/// `start..sent` has left and is held in case it must leave again; `sent..cleared` may leave; `cleared..end` has arrived but is
+/// not understood yet; beyond `end` is room.
+#[derive(Debug)]
+pub struct Buffer {
+    bytes: Box<[u8]>,
+    start: usize,
+    sent: usize,
+    cleared: usize,
+    end: usize,
+}
+
+impl Buffer {
+    fn with_capacity(capacity: usize) -> Buffer {
+        Buffer { bytes: vec![0; capacity].into_boxed_slice(), start: 0, sent: 0, cleared: 0, end: 0 }
+    }
+
+    /// A buffer that holds `bytes` and no room; all of it may leave.
+    pub fn cleared(bytes: &[u8]) -> Buffer {
+        Buffer { bytes: bytes.into(), start: 0, sent: 0, cleared: bytes.len(), end: bytes.len() }
+    }
+
+    /// A buffer of its own size with the same content.
+    pub fn right_sized(&self) -> Buffer {
+        Buffer {
+            bytes: self.slice(self.start, self.end).into(),
+            start: 0,
+            sent: self.sent - self.start,
+            cleared: self.cleared - self.start,
+            end: self.end - self.start,
+        }
+    }
+
+    /// Whether it is as large as a pool's.
+    pub fn is_large(&self) -> bool {
+        self.bytes.len() >= HEADROOM + READ_BYTES
+    }
+
+    /// Bytes of memory.
+    pub fn capacity(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether nothing is in it, held bytes included.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// What may leave.
+    pub fn leaving(&self) -> &[u8] {
+        self.slice(self.sent, self.cleared)
+    }
+
+    /// What has arrived and is not understood yet.
+    pub fn pending(&self) -> &[u8] {
+        self.slice(self.cleared, self.end)
+    }
+
+    /// Room for at least one more read, as far as there is any: moves the content to the front when the end is reached.
+    pub fn room(&mut self) -> &mut [u8] {
+        if self.is_empty() {
+            self.move_to(HEADROOM.min(self.bytes.len()));
+        } else if self.end == self.bytes.len() && self.start > HEADROOM {
+            self.move_to(HEADROOM);
+        }
+        // `end` never passes the capacity.
+        self.bytes.get_mut(self.end..).unwrap_or_default()
+    }
+
+    /// Takes note that `n` bytes were put into the room.
+    pub fn arrived(&mut self, n: usize) {
+        self.end = self.bytes.len().min(self.end + n);
+    }
+
+    /// Lets the next `n` pending bytes leave.
+    pub fn clear(&mut self, n: usize) {
+        self.cleared = self.end.min(self.cleared + n);
+    }
+
+    /// Takes note that `n` bytes have left; unless they are held, their room is free.
+    pub fn left(&mut self, n: usize, held: bool) {
+        self.sent = self.cleared.min(self.sent + n);
+        if !held {
+            self.start = self.sent;
+        }
+    }
+
+    /// Frees the room of what was held.
+    pub fn forget(&mut self) {
+        self.start = self.sent;
+    }
+
+    /// Lets what was held leave again.
+    pub fn rewind(&mut self) {
+        self.sent = self.start;
+    }
+
+    /// Drops what may leave but for its first `keep` bytes, and everything pending.
+    pub fn truncate(&mut self, keep: usize) {
+        self.cleared = self.cleared.min(self.sent + keep);
+        self.end = self.cleared;
+    }
+
+    /// Drops everything pending behind its first `keep` bytes.
+    pub fn truncate_pending(&mut self, keep: usize) {
+        self.end = self.end.min(self.cleared + keep);
+    }
+
+    /// Puts `with` in the place of the first `n` pending bytes, and lets it leave.
+    pub fn replace(&mut self, n: usize, with: &[u8]) {
+        let behind = self.end.min(self.cleared + n);
+        if self.start == self.cleared && behind >= with.len() {
+            // Nothing stands in front: grow towards the front, where the headroom is.
+            self.start = behind - with.len();
+            self.sent = self.start;
+            self.cleared = behind;
+        } else {
+            let (cleared, end) = (self.cleared + with.len(), self.end + with.len() - (behind - self.cleared));
+            if end > self.bytes.len() {
+                let mut grown = vec![0; end];
+                grown.splice(..self.bytes.len(), self.bytes.iter().copied());
+                self.bytes = grown.into_boxed_slice();
+            }
+            self.bytes.copy_within(behind..self.end, cleared);
+            (self.cleared, self.end) = (cleared, end);
+        }
+        let place = self.cleared - with.len()..self.cleared;
+        self.bytes[place].copy_from_slice(with);
+    }
+
+    /// Walks over the pending bytes with `next`, which says how many of them come next and whether they stay, until it says
+    /// `None`. What stays may leave; what does not is taken out in place, each byte moved at most once.
+    pub fn sift<E>(&mut self, mut next: impl FnMut(&[u8]) -> Result<Option<(usize, Stays)>, E>) -> Result<(), E> {
+        let (mut read, mut write) = (self.cleared, self.cleared);
+        let told = loop {
+            match next(self.slice(read, self.end)) {
+                Ok(Some((n, stays))) => {
+                    let n = n.min(self.end - read);
+                    if stays == Stays::Yes {
+                        if write != read {
+                            self.bytes.copy_within(read..read + n, write);
+                        }
+                        write += n;
+                    }
+                    read += n;
+                }
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        if write != read {
+            self.bytes.copy_within(read..self.end, write);
+            self.end -= read - write;
+        }
+        self.cleared = write;
+        told
+    }
+
+    fn slice(&self, from: usize, to: usize) -> &[u8] {
+        debug_assert!(self.start <= self.sent && self.sent <= self.cleared && self.cleared <= self.end && self.end <= self.bytes.len());
+        self.bytes.get(from..to).unwrap_or_default()
+    }
+
+    fn move_to(&mut self, to: usize) {
+        let to = to.min(self.bytes.len() - (self.end - self.start));
+        self.bytes.copy_within(self.start..self.end, to);
+        let (from, was) = (self.start, (self.sent, self.cleared, self.end));
+        let moved = |cursor: usize| cursor - from + to;
+        (self.start, self.sent, self.cleared, self.end) = (to, moved(was.0), moved(was.1), moved(was.2));
+    }
+}
+
+/// Whether bytes that were sifted stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stays {
+    /// They may leave.
+    Yes,
+    /// They are taken out.
+    No,
+}
+
+/// Large buffers, lent while a session is driven.
+#[derive(Debug, Default)]
+pub struct Pool {
+    spare: Vec<Box<Buffer>>,
+}
+
+impl Pool {
+    /// A large buffer with nothing in it.
+    pub fn lend(&mut self) -> Box<Buffer> {
+        self.spare.pop().unwrap_or_else(|| Box::new(Buffer::with_capacity(HEADROOM + READ_BYTES)))
+    }
+
+    /// A large buffer with the content of `small`.
+    pub fn lend_for(&mut self, small: &Buffer) -> Box<Buffer> {
+        let mut large = self.lend();
+        (large.start, large.sent, large.cleared, large.end) = (small.start, small.sent, small.cleared, small.end);
+        let kept = small.slice(small.start, small.end);
+        large.bytes[small.start..small.end].copy_from_slice(kept);
+        large.move_to(HEADROOM);
+        large
+    }
+
+    /// Takes a buffer back. A small one is freed, and so is a large one that is too many.
+    pub fn take_back(&mut self, mut buffer: Box<Buffer>) {
+        if buffer.is_large() && self.spare.len() < SPARE_MAX {
+            (buffer.start, buffer.sent, buffer.cleared, buffer.end) = (0, 0, 0, 0);
+            self.spare.push(buffer);
+        }
+    }
+}
+

@@ -1,0 +1,372 @@
+//! One request and its response: interim responses, framing both ways, keep-alive, the answer to a handshake.
+//!
+//! An exchange moves bytes between the two flows of its session and says what came of it; what follows from that is for the
+//! session to decide.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::http::forward::{self, Forwarding, Returning};
+use crate::http::framing::Framing;
+use crate::http::head::{RequestHead, ResponseHead, Version, empty_fields};
+use crate::http::reject::{Fault, Reject};
+use crate::http::upgrade::Handshake;
+use crate::proxy::flow::Flow;
+use crate::proxy::policy::{ClientAddress, Http10, Policy};
+use crate::proxy::record::Record;
+use crate::proxy::route::RouteId;
+use crate::proxy::side::Both;
+use crate::proxy::turn::Turn;
+
+/// Interim responses that one request may be given; more are nonsense.
+const INTERIMS_MAX: u8 = 16;
+/// Bytes of a request's body that are read and thrown away so that its connection can be kept.
+pub const DISCARD_BYTES_MAX: u64 = 64 * 1024;
+
+/// One request and its response.
+#[derive(Debug)]
+pub struct Exchange {
+    /// The policy that was in force when the request was understood.
+    pub policy: Rc<Policy>,
+    /// Who may answer; `None` for a request that is answered by ourselves.
+    pub route: Option<RouteId>,
+    /// For the log.
+    pub record: Record,
+    /// Whether the client's connection is kept behind the response.
+    pub keep: bool,
+    /// Whether asking twice does no harm.
+    pub is_idempotent: bool,
+    /// The handshake, if a WebSocket was asked for.
+    pub handshake: Option<Handshake>,
+    /// What is still to come of the request's body.
+    request: Framing,
+    /// Bytes of content of the request's body so far.
+    request_content: u64,
+    /// How the response stands.
+    response: Response,
+    /// What [`Record::down`] is when the final response begins, once that is known.
+    response_at: Option<u64>,
+    version: Version,
+    answers_head: bool,
+    /// The client waits for a 100, and has neither been told nor gone on without.
+    holds_body_back: bool,
+    interims: u8,
+    /// The upstream takes nothing more, though it may still answer.
+    is_deaf: bool,
+    /// Whether the upstream's connection was used before.
+    pub is_reused: bool,
+    /// Whether anything of a response has come.
+    is_heard: bool,
+}
+
+/// How a response stands.
+#[derive(Debug)]
+enum Response {
+    /// No final head yet.
+    Awaited,
+    /// The body is under way.
+    Body { framing: Framing, unframe: bool, reusable: bool, is_event_stream: bool },
+    /// All of it is in the flow.
+    Whole { reusable: bool },
+}
+
+/// What came of a response that moved on.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// More is to come.
+    Going,
+    /// All of it is in the flow.
+    Whole,
+    /// The 101 that was asked for is in the flow, and what came behind it is pending.
+    Upgraded,
+}
+
+impl Exchange {
+    /// The exchange of a request that could not be understood, or is not for an upstream: to be answered by ourselves.
+    pub fn refused(policy: Rc<Policy>, record: Record) -> Exchange {
+        Exchange {
+            policy,
+            route: None,
+            record,
+            keep: false,
+            is_idempotent: false,
+            handshake: None,
+            request: Framing::None,
+            request_content: 0,
+            response: Response::Awaited,
+            response_at: None,
+            version: Version::Http11,
+            answers_head: false,
+            holds_body_back: false,
+            interims: 0,
+            is_deaf: false,
+            is_reused: false,
+            is_heard: false,
+        }
+    }
+
+    /// Understands the head that `flow` begins with, and puts the head for the upstream in its place.
+    pub fn begin(flow: &mut Flow, client: &ClientAddress, mut record: Record, turn: &mut Turn) -> Begun {
+        let policy = &turn.policy;
+        let mut storage = empty_fields();
+        let (head, head_bytes) = match RequestHead::parse(flow.pending(), &mut storage, &policy.limits.head) {
+            Ok(None) => return Begun::Partial,
+            Ok(Some(parsed)) => parsed,
+            Err(reject) => return Begun::Stop(Box::new(Exchange::refused(policy.clone(), record)), Stop::Reject(reject)),
+        };
+        let host = head.authority.map_or("", |authority| authority.host);
+        record.note_request(head.method, head.authority.map_or("", |authority| authority.text), head.target.path_and_query);
+        let mut exchange = Box::new(Exchange {
+            keep: head.is_persistent() && !turn.stopping,
+            is_idempotent: head.is_idempotent(),
+            handshake: head.asks_for_websocket.then(|| Handshake::new(head.websocket_key)),
+            request: head.framing.clone(),
+            version: head.version,
+            answers_head: head.method == "HEAD",
+            holds_body_back: head.expects_continue,
+            ..Exchange::refused(policy.clone(), record)
+        });
+        if head.version == Version::Http10 && policy.http_1_0 == Http10::Refuse {
+            exchange.version = Version::Http11;
+            return Begun::Stop(exchange, Stop::Reject(Reject::Version));
+        }
+        let body_max = policy.limits.body.unwrap_or(u64::MAX);
+        if matches!(head.framing, Framing::Length(bytes) if bytes > body_max) {
+            return Begun::Stop(exchange, Stop::Reject(Reject::BodyTooLarge));
+        }
+        let found = policy.routes.position(host, head.target.path());
+        let answered_here = head.method == "OPTIONS" && head.max_forwards == Some(0);
+        let refusal = match found.and_then(|id| policy.routes.route(id)) {
+            _ if answered_here => Some(Stop::Answer),
+            None => Some(Stop::NoRoute),
+            Some(route) if head.target.has_dot_segments() && !route.dot_segments => {
+                Some(Stop::Reject(Reject::Malformed("a `..` segment in the path")))
+            }
+            Some(route) => {
+                let target = match route.stripped(head.target.path_and_query) {
+                    // The whole server, as OPTIONS asks of it, has no path to strip.
+                    _ if head.target.path_and_query == "*" => ("", "*"),
+                    stripped => stripped,
+                };
+                let forwarding = Forwarding { target, client: client.ip(), trusted: policy.trusted.contains(client) };
+                turn.scratch.clear();
+                forward::request(&head, &forwarding, &mut turn.scratch);
+                None
+            }
+        };
+        if let Some(stop) = refusal {
+            flow.replace(head_bytes, b"");
+            exchange.note_early_body(flow);
+            return Begun::Stop(exchange, stop);
+        }
+        exchange.route = found;
+        flow.replace(head_bytes, &turn.scratch);
+        exchange.note_early_body(flow);
+        match exchange.request_arrived(flow) {
+            Ok(()) => Begun::Forward(exchange),
+            Err(reject) => Begun::Stop(exchange, Stop::Reject(reject)),
+        }
+    }
+
+    /// A body that comes without waiting for its 100 is held back no longer.
+    fn note_early_body(&mut self, flow: &Flow) {
+        self.holds_body_back &= flow.pending().is_empty();
+    }
+
+    /// Lets as much of the request's body leave as has arrived.
+    pub fn request_arrived(&mut self, flow: &mut Flow) -> Result<(), Reject> {
+        self.note_early_body(flow);
+        let content = flow.clear_body(&mut self.request, false).map_err(Reject::Malformed)?;
+        self.request_content = self.request_content.saturating_add(content);
+        if self.request_content > self.policy.limits.body.unwrap_or(u64::MAX) {
+            return Err(Reject::BodyTooLarge);
+        }
+        Ok(())
+    }
+
+    /// Throws away as much of the request's body as has arrived. Once more than [`DISCARD_BYTES_MAX`] have been, or it makes no
+    /// sense, the connection is not kept.
+    pub fn discard_request(&mut self, flow: &mut Flow) {
+        self.note_early_body(flow);
+        let before = flow.pending().len();
+        let told = flow.clear_body(&mut self.request, false);
+        self.request_content = self.request_content.saturating_add(before.saturating_sub(flow.pending().len()) as u64);
+        flow.drop_leaving();
+        self.keep &= told.is_ok() && self.request_content <= DISCARD_BYTES_MAX;
+    }
+
+    /// From here on, the rest of the request is thrown away. The connection is kept if that is worth it and can be known to end.
+    pub fn begin_discarding(&mut self, flow: &mut Flow) {
+        flow.drop_leaving();
+        self.request_content = 0;
+        let is_worth_it = !matches!(self.request, Framing::Length(bytes) if bytes > DISCARD_BYTES_MAX);
+        self.keep &= is_worth_it && !self.holds_body_back;
+        self.discard_request(flow);
+    }
+
+    /// Whether the whole request has arrived.
+    pub fn request_is_whole(&self) -> bool {
+        self.request == Framing::None
+    }
+
+    /// Whether more of the request's body may be read.
+    pub fn wants_request(&self) -> bool {
+        !self.request_is_whole() && !self.is_deaf
+    }
+
+    /// Whether the final head has come.
+    pub fn is_answered(&self) -> bool {
+        !matches!(self.response, Response::Awaited)
+    }
+
+    /// Whether more of the response may be read.
+    pub fn wants_response(&self) -> bool {
+        !matches!(self.response, Response::Whole { .. })
+    }
+
+    /// Whether anything of a response, interim ones included, has come.
+    pub fn is_heard(&self) -> bool {
+        self.is_heard
+    }
+
+    /// Takes note that the upstream takes nothing more.
+    pub fn note_deaf(&mut self, flow: &mut Flow) {
+        self.is_deaf = true;
+        flow.drop_leaving();
+    }
+
+    /// How many of the bytes that are leaving for the client may be taken back: all behind the interim responses, as long as
+    /// no byte of the final one has left. `None` if one has.
+    pub fn interims_leaving(&self, leaving: usize) -> Option<usize> {
+        match self.response_at {
+            None => Some(leaving),
+            Some(at) => at.checked_sub(self.record.down).map(|interims| interims as usize),
+        }
+    }
+
+    /// For how long the upstream, or the client where we wait for it, may be silent.
+    pub fn silence_max(&self) -> Option<Duration> {
+        match self.response {
+            Response::Body { is_event_stream: true, .. } => self.policy.timeouts.tunnel,
+            _ => self.policy.timeouts.idle,
+        }
+    }
+
+    /// In whose words the client is answered.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Reads as much of the response as has arrived.
+    pub fn response_arrived(&mut self, flows: &mut Both<Flow>, turn: &mut Turn) -> Result<Progress, Fault> {
+        self.is_heard |= !flows.upstream.pending().is_empty();
+        loop {
+            match &mut self.response {
+                Response::Awaited => match self.read_head(flows, turn)? {
+                    Some(Progress::Going) => {}
+                    Some(progress) => return Ok(progress),
+                    None => return Ok(Progress::Going),
+                },
+                Response::Body { framing, unframe, reusable, .. } => {
+                    flows.upstream.clear_body(framing, *unframe).map_err(Fault)?;
+                    if *framing != Framing::None {
+                        return Ok(Progress::Going);
+                    }
+                    // Bytes behind the end of a message answer nothing that was asked.
+                    let reusable = *reusable && flows.upstream.pending().is_empty();
+                    flows.upstream.drop_pending();
+                    self.response = Response::Whole { reusable };
+                }
+                Response::Whole { .. } => return Ok(Progress::Whole),
+            }
+        }
+    }
+
+    /// Reads one head: `None` if it is not whole yet, `Going` if there is more to read behind it.
+    fn read_head(&mut self, flows: &mut Both<Flow>, turn: &mut Turn) -> Result<Option<Progress>, Fault> {
+        let mut storage = empty_fields();
+        let Some((head, head_bytes)) = ResponseHead::parse(flows.upstream.pending(), &mut storage, &self.policy.limits.head)? else {
+            return Ok(None);
+        };
+        turn.scratch.clear();
+        if head.status == 101 {
+            let handshake = self.handshake.as_ref().ok_or(Fault("a 101 that nobody asked for"))?;
+            handshake.check(&head)?;
+            forward::switching(&head, &mut turn.scratch);
+            self.record.status = Some(101);
+            flows.upstream.replace(head_bytes, &turn.scratch);
+            return Ok(Some(Progress::Upgraded));
+        }
+        if head.status < 200 {
+            self.interims = self.interims.saturating_add(1);
+            if self.interims > INTERIMS_MAX {
+                return Err(Fault("more than 16 interim responses"));
+            }
+            self.holds_body_back &= head.status != 100;
+            // HTTP/1.0 knows no interim responses (RFC 9110, 15.2).
+            if self.version == Version::Http11 {
+                forward::response(&head, &Returning { version: self.version, framing: &Framing::None, keep: true }, &mut turn.scratch);
+            }
+            flows.upstream.replace(head_bytes, &turn.scratch);
+            return Ok(Some(Progress::Going));
+        }
+        let framing = head.declared.of_response(head.status, self.answers_head, head.version)?;
+        // HTTP/1.0 knows no chunks: the body goes on without them, and ends with the connection.
+        let unframe = self.version == Version::Http10 && matches!(framing, Framing::Chunked(_));
+        let told = if unframe { Framing::UntilClose } else { framing.clone() };
+        self.keep &= told != Framing::UntilClose && !self.holds_body_back && !turn.stopping;
+        forward::response(&head, &Returning { version: self.version, framing: &told, keep: self.keep }, &mut turn.scratch);
+        self.record.status = Some(head.status);
+        self.record.answered = Some(turn.now);
+        self.response = Response::Body {
+            reusable: head.is_persistent() && framing != Framing::UntilClose,
+            is_event_stream: head.is_event_stream,
+            framing,
+            unframe,
+        };
+        self.response_at = Some(self.record.down.saturating_add(flows.upstream.leaving().len() as u64));
+        flows.upstream.replace(head_bytes, &turn.scratch);
+        Ok(Some(Progress::Going))
+    }
+
+    /// The upstream ended its side of the connection: is the response whole now?
+    pub fn response_ended(&mut self) -> Result<(), Fault> {
+        match &self.response {
+            Response::Awaited if self.is_heard => Err(Fault("the upstream closed the connection within a response head")),
+            Response::Awaited => Err(Fault("the upstream closed the connection without an answer")),
+            Response::Body { framing: Framing::UntilClose, .. } => {
+                self.response = Response::Whole { reusable: false };
+                Ok(())
+            }
+            Response::Body { .. } => Err(Fault("the upstream closed the connection within a response body")),
+            Response::Whole { .. } => Ok(()),
+        }
+    }
+
+    /// Whether the upstream's connection can serve another exchange.
+    pub fn leaves_upstream_reusable(&self, request_is_sent: bool) -> bool {
+        matches!(self.response, Response::Whole { reusable: true }) && self.request_is_whole() && request_is_sent && !self.is_deaf
+    }
+}
+
+/// What came of the bytes that a request may begin with.
+#[derive(Debug)]
+pub enum Begun {
+    /// The head is not whole yet.
+    Partial,
+    /// The exchange has begun; its request is in the flow as it goes to the upstream.
+    Forward(Box<Exchange>),
+    /// The request is not forwarded; the exchange is there to be answered.
+    Stop(Box<Exchange>, Stop),
+}
+
+/// Why a request is not forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// It is refused.
+    Reject(Reject),
+    /// No route leads anywhere for it.
+    NoRoute,
+    /// It has come as far as it may (Max-Forwards: 0), and is answered here.
+    Answer,
+}

@@ -1,0 +1,167 @@
+//! What is told of an exchange or a tunnel in the log: one `key=value` line each, in which no byte of a stranger can pass for
+//! ours.
+
+use std::fmt::{self, Write as _};
+use std::time::Instant;
+
+use crate::proxy::policy::{ClientAddress, Policy, UpstreamId};
+
+/// Whose line it is: the numbers that every line carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Number {
+    /// Of the session, counted from 1 over the life of the process.
+    pub session: u64,
+    /// Of the request, counted from 1 over the life of the session; 0 before the first.
+    pub request: u32,
+}
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "session={} request={}", self.session, self.request)
+    }
+}
+
+/// What is remembered of an exchange until its line is written.
+#[derive(Debug)]
+pub struct Record {
+    /// `method=… host=… target=…`, escaped; empty if nobody will read it.
+    asked: String,
+    /// When the first byte of the request was there.
+    pub began: Instant,
+    /// When the head of the final response was there.
+    pub answered: Option<Instant>,
+    /// The status that the client was told.
+    pub status: Option<u16>,
+    /// Who was asked last.
+    pub upstream: Option<UpstreamId>,
+    /// Bytes written to the upstream.
+    pub up: u64,
+    /// Bytes written to the client.
+    pub down: u64,
+    /// How it ended, if in any other way than complete.
+    end: Option<String>,
+}
+
+/// How something ended, why, and by whom.
+#[derive(Clone, Copy)]
+pub struct End<'a> {
+    /// One word.
+    pub word: &'static str,
+    /// `client`, `upstream` or `hawkey`.
+    pub by: &'static str,
+    /// A sentence, where the word is not enough.
+    pub why: Option<&'a dyn fmt::Display>,
+}
+
+impl<'a> End<'a> {
+    /// An end that needs no sentence.
+    pub fn new(word: &'static str, by: &'static str) -> End<'a> {
+        End { word, by, why: None }
+    }
+
+    /// An end and its reason.
+    pub fn because(word: &'static str, by: &'static str, why: &'a dyn fmt::Display) -> End<'a> {
+        End { word, by, why: Some(why) }
+    }
+}
+
+impl fmt::Display for End<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "end={} by={}", self.word, self.by)?;
+        match self.why {
+            None => Ok(()),
+            Some(why) => write!(f, " why={}", Quoted(why.to_string().as_bytes())),
+        }
+    }
+}
+
+impl Record {
+    /// Begins a record at `began`.
+    pub fn new(began: Instant) -> Record {
+        Record { asked: String::new(), began, answered: None, status: None, upstream: None, up: 0, down: 0, end: None }
+    }
+
+    /// Remembers what was asked for, if the log is on.
+    pub fn note_request(&mut self, method: &str, host: &str, target: &str) {
+        if log::log_enabled!(log::Level::Info) {
+            let _ = write!(self.asked, "method={method} host={} target={}", Quoted(host.as_bytes()), Quoted(target.as_bytes()));
+        }
+    }
+
+    /// Takes note of how it ended. The first word counts: what follows from it is no news.
+    pub fn note_end(&mut self, end: End<'_>) {
+        self.end.get_or_insert_with(|| end.to_string());
+    }
+
+    /// Writes the line of an exchange that has ended.
+    pub fn log(&self, number: Number, client: &ClientAddress, policy: &Policy, now: Instant) {
+        log::info!(
+            "{number} client={client} {} status={} upstream={} up={} down={} head_ms={} ms={} {}",
+            self.asked(),
+            OrDash(self.status),
+            OrDash(upstream_name(policy, self.upstream)),
+            self.up,
+            self.down,
+            OrDash(self.answered.map(|answered| answered.saturating_duration_since(self.began).as_millis())),
+            now.saturating_duration_since(self.began).as_millis(),
+            self.end.as_deref().unwrap_or("end=complete by=upstream"),
+        );
+    }
+
+    /// Writes the line of a tunnel that has opened.
+    pub fn log_open(&self, number: Number, client: &ClientAddress, policy: &Policy, now: Instant) {
+        log::info!(
+            "{number} tunnel=open client={client} {} status=101 upstream={} head_ms={}",
+            self.asked(),
+            OrDash(upstream_name(policy, self.upstream)),
+            now.saturating_duration_since(self.began).as_millis(),
+        );
+    }
+
+    fn asked(&self) -> &str {
+        if self.asked.is_empty() { "method=- host=- target=-" } else { &self.asked }
+    }
+}
+
+/// The address of an upstream, as the log has it.
+pub fn upstream_name(policy: &Policy, id: Option<UpstreamId>) -> Option<impl fmt::Display + '_> {
+    id.and_then(|UpstreamId(index)| policy.upstreams.get(index as usize)).map(|upstream| &upstream.address)
+}
+
+/// A value, or `-` where there is none.
+pub struct OrDash<T>(pub Option<T>);
+
+impl<T: fmt::Display> fmt::Display for OrDash<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(value) => value.fmt(f),
+            None => f.write_str("-"),
+        }
+    }
+}
+
+/// Bytes of a stranger between quotes: visible ASCII and blanks as they are, all else escaped, so that a line stays a line.
+pub struct Quoted<'a>(pub &'a [u8]);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.0.escape_ascii())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_strangers_say_stays_one_quoted_word() {
+        let told = Quoted(b"/x\" end=complete\r\n\x1b[31m\xff\\").to_string();
+        assert_eq!(told, r#""/x\" end=complete\r\n\x1b[31m\xff\\""#);
+    }
+
+    #[test]
+    fn an_end_tells_its_reason() {
+        let end = End::because("fault", "upstream", &"said \"no\"\n");
+        assert_eq!(end.to_string(), r#"end=fault by=upstream why="said \"no\"\n""#);
+    }
+}

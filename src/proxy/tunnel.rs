@@ -1,0 +1,54 @@
+//! What is left of a session after the 101: both directions opaque until both have ended.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use crate::proxy::policy::{ClientAddress, Policy, UpstreamId};
+use crate::proxy::record::{End, Number, OrDash, upstream_name};
+use crate::proxy::side::Side;
+
+/// Two sockets that are one. There are thousands, most of them silent, so every field counts.
+#[derive(Debug)]
+pub struct Tunnel {
+    policy: Rc<Policy>,
+    opened: Instant,
+    /// Bytes written to the upstream.
+    up: u64,
+    /// Bytes written to the client.
+    down: u64,
+    upstream: Option<UpstreamId>,
+    /// Whose end of file came first.
+    pub ended_first: Option<Side>,
+}
+
+impl Tunnel {
+    /// A tunnel that opens now.
+    pub fn new(policy: Rc<Policy>, upstream: Option<UpstreamId>, now: Instant) -> Tunnel {
+        Tunnel { policy, opened: now, up: 0, down: 0, upstream, ended_first: None }
+    }
+
+    /// How long it may be silent.
+    pub fn silence_max(&self) -> Option<Duration> {
+        self.policy.timeouts.tunnel
+    }
+
+    /// Counts bytes that were written to one side.
+    pub fn note_sent(&mut self, to: Side, n: usize) {
+        let counter = match to {
+            Side::Client => &mut self.down,
+            Side::Upstream => &mut self.up,
+        };
+        *counter = counter.saturating_add(n as u64);
+    }
+
+    /// Writes the line of a tunnel that has ended.
+    pub fn log(&self, number: Number, client: &ClientAddress, now: Instant, end: End<'_>) {
+        log::info!(
+            "{number} tunnel=closed client={client} upstream={} up={} down={} ms={} {end}",
+            OrDash(upstream_name(&self.policy, self.upstream)),
+            self.up,
+            self.down,
+            now.saturating_duration_since(self.opened).as_millis(),
+        );
+    }
+}

@@ -1,0 +1,100 @@
+//! Which session must be woken next.
+//!
+//! Sessions move their deadlines with every byte, mostly away; an entry here is moved only when it fires. It may fire early,
+//! never late, and is then looked at again: so moving a deadline away costs nothing, and each session has one entry that counts.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::{Duration, Instant};
+
+use crate::server::table::PairKey;
+
+/// Milliseconds since the loop began, rounded up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tick(u64);
+
+impl Tick {
+    /// No deadline.
+    pub const NEVER: Tick = Tick(u64::MAX);
+}
+
+/// Entries by time. Those that no longer count go when they fire.
+#[derive(Debug)]
+pub struct Deadlines {
+    origin: Instant,
+    entries: BinaryHeap<Reverse<(Tick, PairKey)>>,
+}
+
+impl Deadlines {
+    /// No entries; `origin` is tick 0.
+    pub fn new(origin: Instant) -> Deadlines {
+        Deadlines { origin, entries: BinaryHeap::new() }
+    }
+
+    /// Sees to it that `key` is looked at when `deadline` comes. `armed` is when that will be anyway, and is updated.
+    pub fn arm(&mut self, key: PairKey, deadline: Option<Instant>, armed: &mut Tick) {
+        let Some(deadline) = deadline else { return };
+        let tick = self.tick(deadline);
+        if tick < *armed {
+            self.entries.push(Reverse((tick, key)));
+            *armed = tick;
+        }
+    }
+
+    /// The next entry that has fired by `now`. It counts if its session is still armed for this tick.
+    pub fn next_fired(&mut self, now: Instant) -> Option<(Tick, PairKey)> {
+        let Reverse((tick, _)) = self.entries.peek()?;
+        if self.instant(*tick) > now {
+            return None;
+        }
+        self.entries.pop().map(|Reverse(entry)| entry)
+    }
+
+    /// When the next entry fires.
+    pub fn next(&self) -> Option<Instant> {
+        self.entries.peek().map(|Reverse((tick, _))| self.instant(*tick))
+    }
+
+    fn tick(&self, instant: Instant) -> Tick {
+        let since = instant.saturating_duration_since(self.origin);
+        Tick(u64::try_from(since.as_micros().div_ceil(1000)).unwrap_or(u64::MAX))
+    }
+
+    fn instant(&self, tick: Tick) -> Instant {
+        self.origin + Duration::from_millis(tick.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_that_moves_away_costs_nothing_and_one_that_moves_closer_fires_first() {
+        let origin = Instant::now();
+        let at = |millis| Some(origin + Duration::from_millis(millis));
+        let mut deadlines = Deadlines::new(origin);
+        let (mut one, mut two) = (Tick::NEVER, Tick::NEVER);
+        deadlines.arm(PairKey(1), at(100), &mut one);
+        deadlines.arm(PairKey(1), at(500), &mut one);
+        deadlines.arm(PairKey(2), at(300), &mut two);
+        deadlines.arm(PairKey(2), at(50), &mut two);
+        assert_eq!(deadlines.entries.len(), 3, "moving away adds no entry");
+        assert_eq!(deadlines.next(), at(50));
+        assert_eq!(deadlines.next_fired(origin + Duration::from_millis(49)), None);
+        assert_eq!(deadlines.next_fired(at(50).unwrap()), Some((two, PairKey(2))));
+        assert_eq!(deadlines.next_fired(at(100).unwrap()), Some((one, PairKey(1))));
+        let (stale, key) = deadlines.next_fired(at(300).unwrap()).unwrap();
+        assert!(key == PairKey(2) && stale != two, "an entry that was overtaken no longer counts");
+    }
+
+    #[test]
+    fn entries_fire_at_their_time_or_up_to_a_millisecond_later() {
+        let origin = Instant::now();
+        let mut deadlines = Deadlines::new(origin);
+        let mut armed = Tick::NEVER;
+        let deadline = origin + Duration::from_micros(1_234_567);
+        deadlines.arm(PairKey(1), Some(deadline), &mut armed);
+        assert_eq!(deadlines.next(), Some(origin + Duration::from_millis(1235)));
+    }
+}

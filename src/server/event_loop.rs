@@ -1,0 +1,355 @@
+//! Sleep, take note, act, bury.
+
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::event::Event;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use slab::Slab;
+use std::os::fd::AsRawFd as _;
+
+use crate::config::Config;
+use crate::os::descriptors;
+use crate::os::signals::{Request, Signals};
+use crate::proxy::session::Session;
+use crate::proxy::side::Side;
+use crate::proxy::turn::Turn;
+use crate::server::deadlines::{Deadlines, Tick};
+use crate::server::journal;
+use crate::server::listener::Listener;
+use crate::server::pair::{Driven, Net, Pair};
+use crate::server::stop::{Stop, StopFlag};
+use crate::server::table::{Holder, PairKey, Table};
+use crate::server::upstreams::Upstreams;
+
+/// Events taken from the kernel in one turn. Many more would make those at the end wait for those at the front.
+const EVENTS_MAX: usize = 200;
+/// Connections accepted in one turn and from one listener, so that a wave of them does not make tunnels wait.
+const ACCEPTS_MAX: usize = 16;
+/// How long accepting pauses when descriptors have run out and none of ours is given back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Tokens of what is no stream: the highest of 32 bits is set.
+const OTHER: usize = 1 << 31;
+/// [`Handle`](crate::Handle)s wake the loop by this one.
+pub const WAKE: Token = Token(OTHER);
+const SIGNALS: Token = Token(OTHER + 1);
+const FIRST_LISTENER: usize = OTHER + 2;
+
+/// The loop and everything in it.
+#[derive(Debug)]
+pub struct EventLoop {
+    poll: Poll,
+    events: Events,
+    listeners: Vec<Listener>,
+    signals: Option<Signals>,
+    stop: Arc<StopFlag>,
+    pairs: Slab<Pair>,
+    /// Pairs that have something to do, each once.
+    queue: VecDeque<PairKey>,
+    /// Pairs that have ended; their places are freed at the end of the turn.
+    dead: Vec<PairKey>,
+    deadlines: Deadlines,
+    net: Net,
+    turn: Turn,
+    sessions: u64,
+    connections_max: usize,
+    /// Descriptors have run out: no accepting until then.
+    accept_paused_until: Option<Instant>,
+    drain: Duration,
+    /// Once the process has been asked to stop: when the time for that is over.
+    stop_by: Option<Instant>,
+}
+
+impl EventLoop {
+    /// The loop of `listeners` that are bound already.
+    pub fn new(config: Config, poll: Poll, listeners: Vec<Listener>, signals: Option<Signals>, stop: Arc<StopFlag>) -> io::Result<EventLoop> {
+        let now = Instant::now();
+        let descriptors = descriptors::raise_limit();
+        let connections_max = config.connections.unwrap_or((descriptors / 2).saturating_sub(16).max(1));
+        for (index, listener) in listeners.iter().enumerate() {
+            listener.register(poll.registry(), Token(FIRST_LISTENER + index))?;
+            log::info!("listening={}", listener.address());
+        }
+        if let Some(signals) = &signals {
+            poll.registry().register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
+        }
+        let net = Net {
+            registry: poll.registry().try_clone()?,
+            table: Table::default(),
+            upstreams: Upstreams::new(&config.policy, config.idle_upstreams, config.upstream_idle, config.cool_down),
+        };
+        Ok(EventLoop {
+            poll,
+            events: Events::with_capacity(EVENTS_MAX),
+            listeners,
+            signals,
+            stop,
+            pairs: Slab::new(),
+            queue: VecDeque::new(),
+            dead: Vec::new(),
+            deadlines: Deadlines::new(now),
+            net,
+            turn: Turn::new(now, Rc::new(config.policy)),
+            sessions: 0,
+            connections_max,
+            accept_paused_until: None,
+            drain: config.drain,
+            stop_by: None,
+        })
+    }
+
+    /// Turns until the process is asked to stop and nothing is left to do.
+    pub fn run(mut self) -> io::Result<()> {
+        journal::flush();
+        while !self.is_done() {
+            self.turn()?;
+        }
+        log::info!("stopped sessions={}", self.sessions);
+        journal::flush();
+        Ok(())
+    }
+
+    /// One turn: sleep, take note, act, bury.
+    fn turn(&mut self) -> io::Result<()> {
+        self.sleep()?;
+        self.turn.now = Instant::now();
+        self.take_note();
+        self.act();
+        self.bury();
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        self.stop_by.is_some() && self.pairs.is_empty()
+    }
+
+    fn sleep(&mut self) -> io::Result<()> {
+        let timeout = if !self.queue.is_empty() || self.may_accept() {
+            Some(Duration::ZERO)
+        } else {
+            let paused = self.accept_paused_until.filter(|_| self.listeners.iter().any(|listener| listener.is_ready));
+            let wake = [self.deadlines.next(), self.net.upstreams.next_due(), paused, self.stop_by];
+            wake.into_iter().flatten().min().map(|instant| instant.saturating_duration_since(self.turn.now))
+        };
+        match self.poll.poll(&mut self.events, timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                self.events.clear();
+                Ok(())
+            }
+            polled => polled,
+        }
+    }
+
+    /// Events and expired deadlines only mark sockets and queue pairs; nothing is done about them yet.
+    fn take_note(&mut self) {
+        let EventLoop { events, listeners, net, pairs, queue, .. } = self;
+        for event in events.iter() {
+            let Token(token) = event.token();
+            match token.checked_sub(FIRST_LISTENER) {
+                Some(index) => listeners.iter_mut().skip(index).take(1).for_each(|listener| listener.is_ready = true),
+                None if token >= OTHER => {}
+                None => note_stream(event, net, pairs, queue),
+            }
+        }
+        while let Some((tick, key)) = self.deadlines.next_fired(self.turn.now) {
+            let Some(pair) = self.pairs.get_mut(key.0 as usize).filter(|pair| pair.armed == tick) else { continue };
+            pair.armed = Tick::NEVER;
+            if pair.session().deadline().is_some_and(|deadline| deadline <= self.turn.now) {
+                pair.noted.is_due = true;
+                enqueue(&mut self.queue, pair, key);
+            } else {
+                self.deadlines.arm(key, pair.session().deadline(), &mut pair.armed);
+            }
+        }
+    }
+
+    fn act(&mut self) {
+        self.heed_requests();
+        self.accept();
+        for _ in 0..self.queue.len() {
+            let Some(key) = self.queue.pop_front() else { break };
+            self.drive(key);
+        }
+        for key in self.net.upstreams.take_due(self.turn.now) {
+            self.net.table.close(key);
+        }
+        if self.stop_by.is_some_and(|by| by <= self.turn.now) {
+            self.stop_at_once();
+        }
+    }
+
+    /// Keys are freed here and nowhere else: within a turn, none changes its meaning.
+    fn bury(&mut self) {
+        if !self.dead.is_empty() {
+            // A descriptor came free.
+            self.accept_paused_until = None;
+        }
+        for PairKey(key) in self.dead.drain(..) {
+            self.pairs.try_remove(key as usize);
+        }
+        self.net.table.bury();
+        journal::flush();
+    }
+
+    fn drive(&mut self, key: PairKey) {
+        let Some(pair) = self.pairs.get_mut(key.0 as usize) else { return };
+        match pair.drive(key, &mut self.net, &mut self.turn) {
+            Driven::Parked => self.deadlines.arm(key, pair.session().deadline(), &mut pair.armed),
+            Driven::Again => {
+                self.deadlines.arm(key, pair.session().deadline(), &mut pair.armed);
+                enqueue(&mut self.queue, pair, key);
+            }
+            Driven::Ended => self.dead.push(key),
+        }
+    }
+
+    // Accepting.
+
+    fn may_accept(&self) -> bool {
+        let is_paused = self.accept_paused_until.is_some_and(|until| until > self.turn.now);
+        !is_paused && self.pairs.len() < self.connections_max && self.listeners.iter().any(|listener| listener.is_ready)
+    }
+
+    fn accept(&mut self) {
+        for index in 0..self.listeners.len() {
+            for _ in 0..ACCEPTS_MAX {
+                if !self.may_accept() || !self.accept_one(index) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Whether another client may wait.
+    fn accept_one(&mut self, index: usize) -> bool {
+        let Some(listener) = self.listeners.get_mut(index).filter(|listener| listener.is_ready) else { return false };
+        let (socket, client) = match listener.accept() {
+            Ok(Some(accepted)) => accepted,
+            Ok(None) => return false,
+            Err(error) => {
+                self.pause_accepting(&error);
+                return false;
+            }
+        };
+        let entry = self.pairs.vacant_entry();
+        let Ok(place) = u32::try_from(entry.key()) else { return false };
+        let key = PairKey(place);
+        match self.net.table.insert(socket, Holder::Pair(key, Side::Client), &self.net.registry) {
+            Ok(socket) => {
+                self.sessions += 1;
+                let session = Session::new(self.sessions, client, &self.turn);
+                log::debug!("session={} request=0 event=accepted client={client}", self.sessions);
+                let pair = entry.insert(Pair::new(session, socket));
+                self.deadlines.arm(key, pair.session().deadline(), &mut pair.armed);
+                true
+            }
+            Err(error) => {
+                log::error!("event=error why=\"a connection could not be watched: {error}\"");
+                true
+            }
+        }
+    }
+
+    /// What waits in the listener's queue stays there and is lost to nobody. An idle upstream connection is given up for it.
+    fn pause_accepting(&mut self, error: &io::Error) {
+        if descriptors::have_run_out(error)
+            && let Some(oldest) = self.net.upstreams.evict()
+        {
+            self.net.table.close(oldest);
+            return;
+        }
+        if self.accept_paused_until.is_none() {
+            log::warn!("event=accept-paused why=\"{error}\" sessions={}", self.pairs.len());
+        }
+        self.accept_paused_until = Some(self.turn.now + ACCEPT_PAUSE);
+    }
+
+    // Stopping.
+
+    fn heed_requests(&mut self) {
+        let requests = self.signals.as_mut().map(Signals::take).unwrap_or_default();
+        for request in requests {
+            match request {
+                Request::Stop if self.stop_by.is_some() => self.stop_at_once(),
+                Request::Stop => self.begin_to_stop(),
+                Request::Reload => log::warn!("event=reload why=\"a running configuration cannot be replaced yet: SIGHUP is ignored\""),
+            }
+        }
+        match self.stop.take() {
+            None => {}
+            Some(Stop::InPeace) if self.stop_by.is_some() => {}
+            Some(Stop::InPeace) => self.begin_to_stop(),
+            Some(Stop::AtOnce) => self.stop_at_once(),
+        }
+    }
+
+    /// No more clients; idle sessions end now, the others when their exchanges do, all of them when the time is over.
+    fn begin_to_stop(&mut self) {
+        log::info!("stopping sessions={} drain_ms={}", self.pairs.len(), self.drain.as_millis());
+        // Who waits to be accepted has been promised an answer by the kernel.
+        for index in 0..self.listeners.len() {
+            while self.pairs.len() < self.connections_max && self.accept_one(index) {}
+        }
+        self.listeners.clear();
+        self.turn.stopping = true;
+        self.stop_by = Some(self.turn.now + self.drain);
+        while let Some(idle) = self.net.upstreams.evict() {
+            self.net.table.close(idle);
+        }
+        self.tell_all(|session, _| session.stop());
+    }
+
+    fn stop_at_once(&mut self) {
+        if self.stop_by.is_none() {
+            self.begin_to_stop();
+        }
+        self.stop_by = Some(self.turn.now);
+        self.tell_all(Session::stop_now);
+    }
+
+    fn tell_all(&mut self, mut tell: impl FnMut(&mut Session, &mut Turn)) {
+        let keys: Vec<_> = self.pairs.iter().map(|(key, _)| PairKey(key as u32)).collect();
+        for key in keys {
+            // First what has come meanwhile: a request that is here already has begun.
+            self.drive(key);
+            if let Some(pair) = self.pairs.get_mut(key.0 as usize)
+                && !pair.session().is_closed()
+            {
+                tell(pair.session_mut(), &mut self.turn);
+                self.drive(key);
+            }
+        }
+    }
+}
+
+/// Marks the socket that `event` names, and queues the pair that holds it. On an idle connection nothing is expected: whatever
+/// comes, even an end, ends it.
+fn note_stream(event: &Event, net: &mut Net, pairs: &mut Slab<Pair>, queue: &mut VecDeque<PairKey>) {
+    let Some((key, socket, holder)) = net.table.named(event.token()) else { return };
+    socket.note(event);
+    match holder {
+        Holder::Idle(upstream) => {
+            if socket.is_readable() {
+                net.upstreams.remove_idle(upstream, key);
+                net.table.close(key);
+            }
+        }
+        Holder::Pair(key, side) => {
+            let Some(pair) = pairs.get_mut(key.0 as usize) else { return };
+            pair.noted.hung_up |= side == Side::Client && event.is_read_closed();
+            enqueue(queue, pair, key);
+        }
+    }
+}
+
+fn enqueue(queue: &mut VecDeque<PairKey>, pair: &mut Pair, key: PairKey) {
+    if !pair.noted.is_queued {
+        pair.noted.is_queued = true;
+        queue.push_back(key);
+    }
+}

@@ -1,0 +1,158 @@
+//! A stream and its readiness. `WouldBlock` ends here.
+
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::time::Duration;
+
+use mio::event::Event;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use socket2::{Domain, SockAddr, TcpKeepalive, Type};
+
+use crate::proxy::policy::Address;
+
+/// When the kernel asks a silent peer whether it lives, how often it asks again, and how many times. With
+/// [`UNANSWERED_MAX`], a pulled cable is noticed within two minutes.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(45);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
+const KEEPALIVE_TIMES: u32 = 4;
+/// How long bytes may stay unacknowledged.
+const UNANSWERED_MAX: Duration = Duration::from_secs(105);
+
+/// A TCP or Unix stream, non-blocking, registered once for everything and edge-triggered.
+///
+/// Readiness is a fact about it: set by events, cleared when a call would block or moves less than it could.
+#[derive(Debug)]
+pub struct Socket {
+    stream: socket2::Socket,
+    readable: bool,
+    writable: bool,
+    /// A short read does not mean that nothing is left: the end, an error or urgent data stand behind it.
+    has_more_behind: bool,
+}
+
+/// What a read or a write came to.
+#[derive(Debug)]
+pub enum Moved {
+    /// So many bytes, at least one.
+    Bytes(usize),
+    /// The other end will send nothing more. Only of reads.
+    End,
+    /// Not now.
+    Nothing,
+    /// Never again.
+    Broken(io::Error),
+}
+
+impl Socket {
+    /// A connection that was accepted. What it may hold will be told by an event.
+    pub fn accepted(connection: OwnedFd) -> Socket {
+        Socket { stream: connection.into(), readable: false, writable: true, has_more_behind: false }
+    }
+
+    /// Begins to connect to `address`. Writing tells whether that succeeded: it is worth trying at once, because a connection
+    /// over loopback or a Unix socket is there when the call returns.
+    pub fn connect(address: &Address) -> io::Result<Socket> {
+        let (domain, address) = match address {
+            Address::Tcp(address) => (Domain::for_address(*address), SockAddr::from(*address)),
+            Address::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
+        };
+        let stream = socket2::Socket::new(domain, Type::STREAM.nonblocking().cloexec(), None)?;
+        if domain != Domain::UNIX {
+            stream.set_tcp_nodelay(true)?;
+        }
+        match stream.connect(&address) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(Socket { stream, readable: false, writable: true, has_more_behind: false })
+    }
+
+    /// Asks for the events of this socket, once and for all.
+    pub fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
+        let everything = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
+        registry.register(&mut SourceFd(&self.stream.as_raw_fd()), token, everything)
+    }
+
+    /// Takes note of an event.
+    pub fn note(&mut self, event: &Event) {
+        let is_over = event.is_read_closed() || event.is_write_closed() || event.is_error();
+        self.readable |= event.is_readable() || is_over;
+        self.writable |= event.is_writable() || is_over;
+        self.has_more_behind |= is_over || event.is_priority();
+    }
+
+    /// Whether a read is worth a call.
+    pub fn is_readable(&self) -> bool {
+        self.readable
+    }
+
+    /// Whether a write is worth a call.
+    pub fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Reads into `room`, which is not empty.
+    pub fn read(&mut self, room: &mut [u8]) -> Moved {
+        loop {
+            return match self.stream.read(room) {
+                Ok(0) => Moved::End,
+                Ok(n) => {
+                    // A short read has emptied the socket: the next would only say that it would block.
+                    self.readable = n == room.len() || self.has_more_behind;
+                    Moved::Bytes(n)
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.readable = false;
+                    self.has_more_behind = false;
+                    Moved::Nothing
+                }
+                Err(error) => Moved::Broken(error),
+            };
+        }
+    }
+
+    /// Writes from `bytes`, which are not empty.
+    pub fn write(&mut self, bytes: &[u8]) -> Moved {
+        loop {
+            return match self.stream.write(bytes) {
+                Ok(0) => Moved::Nothing,
+                Ok(n) => {
+                    self.writable = n == bytes.len();
+                    Moved::Bytes(n)
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.writable = false;
+                    Moved::Nothing
+                }
+                Err(error) => Moved::Broken(error),
+            };
+        }
+    }
+
+    /// Tells the other end that nothing more will come. A peer that is gone need not be told.
+    pub fn shut_down(&self) {
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
+    /// Makes the close that follows a reset.
+    pub fn reset_on_close(&self) {
+        let _ = self.stream.set_linger(Some(Duration::ZERO));
+    }
+
+    /// Lets the kernel watch that the other end lives. Of no meaning to Unix sockets.
+    pub fn watch_peer(&self) {
+        watch_peer(&self.stream);
+    }
+}
+
+/// Lets the kernel watch that the other end of `stream` lives; on a listener, of every connection that it accepts.
+pub fn watch_peer(stream: &socket2::Socket) {
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY).with_retries(KEEPALIVE_TIMES);
+    let _ = stream.set_tcp_keepalive(&keepalive);
+    let _ = stream.set_tcp_user_timeout(Some(UNANSWERED_MAX));
+}

@@ -1,0 +1,118 @@
+//! Which socket a token names, and who holds it.
+
+use std::io;
+
+use mio::{Registry, Token};
+use slab::Slab;
+
+use crate::proxy::policy::UpstreamId;
+use crate::proxy::side::Side;
+use crate::server::socket::Socket;
+
+/// A place in the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketKey(u32);
+
+#[cfg(test)]
+impl Table {
+    /// Bytes that a socket costs here.
+    pub const ENTRY_BYTES: usize = size_of::<Entry>();
+}
+
+#[cfg(test)]
+impl SocketKey {
+    /// A key that names no socket.
+    pub fn for_tests(place: u32) -> SocketKey {
+        SocketKey(place)
+    }
+}
+
+/// A place among the pairs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PairKey(pub u32);
+
+/// Whose socket it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// A session's, on this side.
+    Pair(PairKey, Side),
+    /// Nobody's: it waits to be used again.
+    Idle(UpstreamId),
+}
+
+/// Tokens of streams: 20 bits of place, then 11 bits of generation, so that they fit where `usize` has 32 bits. The highest bit
+/// is set in all other tokens.
+const PLACE_BITS: u32 = 20;
+const GENERATION_MASK: u32 = (1 << 11) - 1;
+
+/// Every stream of the process.
+///
+/// A token carries the generation of its place, so that an event of a closed socket can name no stranger. Places are freed by
+/// [`bury`](Table::bury) alone: within a turn, no key changes its meaning.
+#[derive(Debug, Default)]
+pub struct Table {
+    entries: Slab<Entry>,
+    births: u32,
+    /// Places whose sockets are closed already.
+    dead: Vec<SocketKey>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// `None` once it is closed.
+    socket: Option<Socket>,
+    holder: Holder,
+    generation: u16,
+}
+
+impl Table {
+    /// Takes `socket` in, held by `holder`, and asks for its events.
+    pub fn insert(&mut self, socket: Socket, holder: Holder, registry: &Registry) -> io::Result<SocketKey> {
+        let generation = self.births & GENERATION_MASK;
+        let vacant = self.entries.vacant_entry();
+        let place = u32::try_from(vacant.key()).ok().filter(|place| *place < 1 << PLACE_BITS);
+        let Some(place) = place else { return Err(io::Error::other("more sockets than tokens")) };
+        socket.register(registry, Token((generation << PLACE_BITS | place) as usize))?;
+        self.births = self.births.wrapping_add(1);
+        vacant.insert(Entry { socket: Some(socket), holder, generation: generation as u16 });
+        Ok(SocketKey(place))
+    }
+
+    /// The open socket that `token` names, and who holds it.
+    pub fn named(&mut self, token: Token) -> Option<(SocketKey, &mut Socket, Holder)> {
+        let bits = u32::try_from(token.0).ok()?;
+        let place = bits & ((1 << PLACE_BITS) - 1);
+        let entry = self.entries.get_mut(place as usize)?;
+        let is_same = u32::from(entry.generation) == bits >> PLACE_BITS;
+        let socket = entry.socket.as_mut().filter(|_| is_same)?;
+        Some((SocketKey(place), socket, entry.holder))
+    }
+
+    /// The socket at `key`, if it is open.
+    pub fn socket(&mut self, key: SocketKey) -> Option<&mut Socket> {
+        self.entries.get_mut(key.0 as usize)?.socket.as_mut()
+    }
+
+    /// Gives the socket at `key` to another holder.
+    pub fn hand_over(&mut self, key: SocketKey, holder: Holder) {
+        if let Some(entry) = self.entries.get_mut(key.0 as usize) {
+            entry.holder = holder;
+        }
+    }
+
+    /// Closes the socket at `key`. The kernel forgets its registration with it.
+    pub fn close(&mut self, key: SocketKey) {
+        if let Some(entry) = self.entries.get_mut(key.0 as usize)
+            && entry.socket.take().is_some()
+        {
+            self.dead.push(key);
+        }
+    }
+
+    /// Frees the places of closed sockets.
+    pub fn bury(&mut self) {
+        for key in self.dead.drain(..) {
+            self.entries.try_remove(key.0 as usize);
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Limits: how much a message may hold, how many connections there may be, and what happens at the border.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use support::*;
+
+#[test]
+fn a_head_over_its_limit_is_431() {
+    let origin = Origin::saying("ok");
+    let proxy = Proxy::to(&origin);
+    let long = |length: usize| format!("X-Long: {}", "x".repeat(length));
+    let mut client = Client::connect(&proxy);
+    client.ask("GET /", &[&long(16_000)], "");
+    assert_eq!(client.response().status(), 200, "a head just below 16 KiB");
+    client.ask("GET /", &[&long(16_400)], "");
+    client.expect_rejected(431);
+}
+
+#[test]
+fn a_head_that_never_ends_is_431_and_takes_no_more_memory() {
+    let origin = Origin::by_hand();
+    let proxy = Proxy::to(&origin);
+    let before = proxy.memory();
+    let client = Client::connect(&proxy);
+    client.send("GET / HTTP/1.1\r\n");
+    let writer = client.writer();
+    let sending = std::thread::spawn(move || {
+        for _ in 0..1_000_000 {
+            if writer.try_send("X: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n").is_err() {
+                return;
+            }
+        }
+    });
+    let mut client = client;
+    let response = client.response();
+    assert_eq!(response.status(), 431);
+    assert_ne!(client.rest().1, Stop::Silence);
+    let grown = proxy.memory().saturating_sub(before);
+    assert!(grown < 1 << 20, "hawkey grew by {grown} bytes");
+    drop(client);
+    sending.join().unwrap();
+}
+
+#[test]
+fn the_limit_of_a_head_is_a_setting() {
+    let origin = Origin::saying("ok");
+    let proxy = Proxy::with("[limits]\nhead = \"1KiB\"", &origin);
+    let mut client = Client::connect(&proxy);
+    assert_eq!(client.get("/").status(), 200);
+    client.ask("GET /", &[&format!("X-Long: {}", "x".repeat(1000))], "");
+    client.expect_rejected(431);
+}
+
+#[test]
+fn a_target_over_its_limit_is_414() {
+    let origin = Origin::saying("ok");
+    let proxy = Proxy::to(&origin);
+    let mut client = Client::connect(&proxy);
+    assert_eq!(client.get(&format!("/{}", "x".repeat(8000))).status(), 200, "a target just below 8 KiB");
+    client.ask(&format!("GET /{}", "x".repeat(8200)), &[], "");
+    client.expect_rejected(414);
+
+    let proxy = Proxy::with("[limits]\ntarget = \"100B\"", &origin);
+    let mut client = Client::connect(&proxy);
+    assert_eq!(client.get(&format!("/{}", "x".repeat(99))).status(), 200);
+    client.ask(&format!("GET /{}", "x".repeat(100)), &[], "");
+    client.expect_rejected(414);
+}
+
+#[test]
+fn more_fields_than_allowed_are_431() {
+    let origin = Origin::saying("ok");
+    let proxy = Proxy::to(&origin);
+    let mut client = Client::connect(&proxy);
+    // Host is one of them.
+    client.ask("GET /", &["A: b"; 99], "");
+    assert_eq!(client.response().status(), 200, "100 fields");
+    client.ask("GET /", &["A: b"; 100], "");
+    client.expect_rejected(431);
+}
+
+#[test]
+fn a_body_over_its_limit_is_413_by_length_and_by_chunks() {
+    let origin = Origin::answering(|request| Answer::ok(request.body.len().to_string()));
+    let proxy = Proxy::with("[limits]\nbody = \"1KiB\"", &origin);
+    let mut client = Client::connect(&proxy);
+    client.ask("POST /", &["Content-Length: 1024"], [b'x'; 1024]);
+    assert_eq!(client.response().text(), "1024");
+    client.ask("POST /", &["Transfer-Encoding: chunked"], chunked(&[b'x'; 1024], 100));
+    assert_eq!(client.response().text(), "1024");
+    assert_eq!(origin.requests().len(), 2);
+
+    client.ask("POST /", &["Content-Length: 1025"], "");
+    client.expect_rejected(413);
+
+    let mut client = Client::connect(&proxy);
+    client.ask("POST /", &["Transfer-Encoding: chunked"], chunked(&[b'x'; 1025], 100));
+    client.expect_rejected(413);
+    assert_eq!(origin.requests().len(), 2, "neither was completed");
+}
+
+#[test]
+fn a_body_has_no_limit_unless_one_is_set() {
+    let origin = Origin::answering(|request| Answer::ok(request.body.len().to_string()));
+    let proxy = Proxy::to(&origin);
+    let mut client = Client::connect(&proxy);
+    client.ask("POST /", &["Content-Length: 50000000"], vec![b'x'; 50_000_000]);
+    assert_eq!(client.response().text(), "50000000");
+}
+
+#[test]
+fn at_the_connection_limit_accepting_pauses_and_resumes() {
+    let origin = Origin::saying("ok");
+    let proxy = Proxy::with("[limits]\nconnections = 2", &origin);
+    let mut first = Client::connect(&proxy);
+    let mut second = Client::connect(&proxy);
+    assert_eq!((first.get("/").status(), second.get("/").status()), (200, 200));
+
+    // The kernel takes the third; hawkey leaves it waiting.
+    let mut third = Client::connect(&proxy);
+    third.ask("GET /", &[], "");
+    third.expect_silence(A_WHILE);
+    assert_eq!((first.get("/").status(), second.get("/").status()), (200, 200), "the others are served as before");
+
+    drop(first);
+    assert_eq!(third.response().status(), 200);
+    drop((second, third));
+    for _ in 0..10 {
+        assert_eq!(Client::connect(&proxy).get("/").status(), 200);
+    }
+}
+
+#[test]
+fn a_tunnel_counts_as_a_connection_until_it_ends() {
+    let origin = Origin::by_hand();
+    let proxy = Proxy::with("[limits]\nconnections = 1", &origin);
+    let (client, _upstream) = tunnel(&proxy, &origin);
+    let mut waiting = Client::connect(&proxy);
+    waiting.ask("GET /", &[], "");
+    waiting.expect_silence(A_WHILE);
+    client.reset();
+    let mut upstream = origin.accept();
+    upstream.request();
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    waiting.expect_empty(200);
+}
+
+/// A proxy that may hold 64 descriptors, and as many connections as it likes.
+fn short_of_descriptors(origin: &Origin) -> Proxy {
+    let config = format!("[[route]]\nmatch = \"/\"\nto = \"{origin}\"\n[limits]\nconnections = 1000");
+    Proxy::launch(&config, LogPipe::Collected, |config| {
+        let mut command = std::process::Command::new("sh");
+        let run = "ulimit -n 64; exec \"$0\" -c \"$1\"";
+        command.args(["-c", run, env!("CARGO_BIN_EXE_hawkey")]).arg(config).env_remove("RUST_LOG");
+        command
+    })
+}
+
+#[test]
+fn out_of_descriptors_accepting_pauses_without_spinning_and_nothing_is_lost() {
+    let origin = Origin::saying("ok");
+    let proxy = short_of_descriptors(&origin);
+    let mut established = Client::connect(&proxy);
+    assert_eq!(established.get("/").status(), 200);
+
+    let crowd: Vec<Client> = (0..100).map(|_| Client::connect(&proxy)).collect();
+    eventually("every descriptor is used", || proxy.descriptors() >= 60);
+    let (before, begun) = (proxy.cpu_ticks(), Instant::now());
+    std::thread::sleep(Duration::from_secs(1));
+    let (ticks, took) = (proxy.cpu_ticks() - before, begun.elapsed());
+    assert!(ticks * 20 <= took.as_millis() as u64 / 10, "{ticks} ticks of 10 ms in {took:?} of waiting");
+    assert_eq!(established.get("/").status(), 200, "its upstream connection is there already");
+
+    drop(crowd);
+    timed(Duration::ZERO, Duration::from_millis(500), || assert_eq!(Client::connect(&proxy).get("/").status(), 200));
+    assert_eq!(established.get("/").status(), 200);
+}
+
+#[test]
+fn out_of_descriptors_for_an_upstream_the_client_gets_an_answer() {
+    let closing = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
+    let origin = Origin::answering(move |_| Answer::raw(closing).then_close());
+    let proxy = short_of_descriptors(&origin);
+    let mut established = Client::connect(&proxy);
+    assert_eq!(established.get("/").status(), 200);
+    let crowd: Vec<Client> = (0..100).map(|_| Client::connect(&proxy)).collect();
+    eventually("every descriptor is used", || proxy.descriptors() >= 60);
+    let response = established.get("/");
+    assert!(matches!(response.status(), 200 | 500 | 503), "the answer {response:?}");
+    drop(crowd);
+    assert_eq!(Client::connect(&proxy).get("/").status(), 200);
+}
+
+#[test]
+fn unless_set_the_connection_limit_is_half_of_the_descriptors_less_sixteen() {
+    let origin = Origin::saying("ok");
+    let config = format!("[[route]]\nmatch = \"/\"\nto = \"{origin}\"");
+    let proxy = Proxy::launch(&config, LogPipe::Collected, |config| {
+        let mut command = std::process::Command::new("sh");
+        // The soft limit is lower still: it is raised to the hard one at the start.
+        let run = "ulimit -Hn 64; ulimit -Sn 40; exec \"$0\" -c \"$1\"";
+        command.args(["-c", run, env!("CARGO_BIN_EXE_hawkey")]).arg(config).env_remove("RUST_LOG");
+        command
+    });
+    let mut clients: Vec<Client> = (0..16).map(|_| Client::connect(&proxy)).collect();
+    for client in &mut clients {
+        assert_eq!(client.get("/").status(), 200, "16 of 64 / 2 - 16");
+    }
+    let mut one_more = Client::connect(&proxy);
+    one_more.ask("GET /", &[], "");
+    one_more.expect_silence(A_WHILE);
+    clients.pop();
+    assert_eq!(one_more.response().status(), 200);
+}
+
+#[test]
+fn many_connections_come_and_go_and_leave_nothing_behind() {
+    let origin = Origin::saying("ok");
+    let proxy = Proxy::to(&origin);
+    let visit = |count: usize| {
+        for number in 0..count {
+            let mut client = Client::connect(&proxy);
+            assert_eq!(client.get("/").status(), 200);
+            if number % 2 == 0 {
+                client.reset();
+            }
+        }
+    };
+    visit(100);
+    eventually("every client is gone", || proxy.descriptors() < 20);
+    let (descriptors, memory) = (proxy.descriptors(), proxy.memory());
+    visit(2000);
+    eventually("every client is gone again", || proxy.descriptors() <= descriptors);
+    let grown = proxy.memory().saturating_sub(memory);
+    assert!(grown < 1 << 20, "hawkey grew by {grown} bytes");
+}

@@ -1,0 +1,151 @@
+//! What the end-to-end tests share: a real hawkey process, a raw client, scriptable upstreams.
+//!
+//! A test is a story told over sockets. Whatever does not come as expected panics here, with what was awaited and what came,
+//! so that the stories themselves stay short. Every wait is on a condition and ends after [`PATIENCE`].
+
+// Each test file is a program of its own and uses its own part of this module.
+#![allow(dead_code, unreachable_pub, unused_imports)]
+
+mod client;
+mod message;
+mod origin;
+mod proxy;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+pub use client::Client;
+pub use message::{Cut, Head, Message, Stop, Wire};
+pub use origin::{Answer, Connection, Origin};
+pub use proxy::{LogPipe, Proxy, hawkey};
+
+/// How long a test waits for what has to come. Long, because it only passes when something is wrong.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a test watches that something does not come.
+pub const A_WHILE: Duration = Duration::from_millis(200);
+
+/// The fields of a WebSocket handshake, with the key of RFC 6455, section 1.3.
+pub const HANDSHAKE: [&str; 4] = [
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+];
+
+/// The head that answers [`HANDSHAKE`].
+pub const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+/// The content type of the answers that hawkey writes itself for a missing route, a fault, a late upstream and HTTP/1.0.
+pub const HTML: &str = "text/html; charset=utf-8";
+
+/// A request as bytes: `request("POST /x", &["Content-Length: 2"], "hi")`. Its host is `example.com`.
+pub fn request(method_and_target: &str, fields: &[&str], body: impl AsRef<[u8]>) -> Vec<u8> {
+    let mut bytes = format!("{method_and_target} HTTP/1.1\r\nHost: example.com\r\n").into_bytes();
+    for field in fields {
+        bytes.extend_from_slice(field.as_bytes());
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes.extend_from_slice(body.as_ref());
+    bytes
+}
+
+/// A tunnel through `proxy`: the client's end and the upstream's end, both past the handshake, for raw bytes.
+pub fn tunnel(proxy: &Proxy, origin: &Origin) -> (Client, Connection) {
+    let mut client = Client::connect(proxy);
+    client.ask("GET /tunnel", &HANDSHAKE, "");
+    let mut upstream = origin.accept();
+    upstream.request();
+    upstream.send(SWITCHING);
+    assert_eq!(client.head().status(), 101, "the upstream agreed to the upgrade");
+    (client, upstream)
+}
+
+/// Waits until `condition` holds; `what` says it in words.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE, "{what}: still not so after {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// How long `action` takes, which must lie between `least` and `most`; what it gives.
+pub fn timed<T>(least: Duration, most: Duration, action: impl FnOnce() -> T) -> T {
+    let begun = Instant::now();
+    let value = action();
+    let took = begun.elapsed();
+    assert!(least <= took && took <= most, "expected to take between {least:?} and {most:?}, took {took:?}");
+    value
+}
+
+/// `count` bytes that look random and are the same for the same `seed`, which is printed with a failing test.
+pub fn random_bytes(seed: u64, count: usize) -> Vec<u8> {
+    println!("random bytes of seed {seed}");
+    let mut state = seed.max(1);
+    let mut bytes = Vec::with_capacity(count + 8);
+    while bytes.len() < count {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(count);
+    bytes
+}
+
+/// Compares long byte strings and tells where they first differ instead of printing them.
+pub fn assert_same_bytes(came: &[u8], expected: &[u8], what: &str) {
+    let differs = came.iter().zip(expected).position(|(a, b)| a != b);
+    assert_eq!(differs, None, "{what}: a byte differs, of {} expected and {} that came", expected.len(), came.len());
+    assert_eq!(came.len(), expected.len(), "{what}: the number of bytes");
+}
+
+/// A body as chunks of `size` bytes, the last chunk included.
+pub fn chunked(body: &[u8], size: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(body.len() + body.len() / size * 8 + 16);
+    for chunk in body.chunks(size) {
+        bytes.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+        bytes.extend_from_slice(chunk);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes.extend_from_slice(b"0\r\n\r\n");
+    bytes
+}
+
+/// A path in the temporary folder that is nobody else's; what lies there is removed when it is dropped.
+pub struct TempPath(PathBuf);
+
+impl TempPath {
+    /// A path that ends in `suffix`, where nothing is yet.
+    pub fn new(suffix: &str) -> TempPath {
+        static COUNTER: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        TempPath(std::env::temp_dir().join(format!("hawkey-{}-{number}{suffix}", std::process::id())))
+    }
+
+    /// A file that holds `text`.
+    pub fn file(suffix: &str, text: &str) -> TempPath {
+        let path = TempPath::new(suffix);
+        std::fs::write(&path.0, text).expect("the temporary folder can be written to");
+        path
+    }
+}
+
+impl std::ops::Deref for TempPath {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TempPath {
+    fn drop(&mut self) {
+        // It may never have been created, or been removed by who listened there.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}

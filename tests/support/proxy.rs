@@ -1,0 +1,263 @@
+//! A real hawkey process: started with a configuration, watched by its log, ended with the test.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+
+use super::origin::Origin;
+use super::{PATIENCE, TempPath};
+
+/// What becomes of the process's standard error once it listens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum LogPipe {
+    /// Every line is read.
+    Collected,
+    /// The pipe stays open and nobody reads: it fills up.
+    Unread,
+    /// The pipe is closed.
+    Closed,
+}
+
+/// A hawkey process. It is killed when this is dropped.
+pub struct Proxy {
+    child: Child,
+    log: Arc<Log>,
+    config: TempPath,
+}
+
+#[derive(Default)]
+struct Log {
+    lines: Mutex<Vec<String>>,
+    grown: Condvar,
+}
+
+impl Proxy {
+    /// A proxy in front of one upstream, with every default.
+    pub fn to(origin: &Origin) -> Proxy {
+        Proxy::with("", origin)
+    }
+
+    /// The same, with tables of configuration behind its one route.
+    pub fn with(tables: &str, origin: &Origin) -> Proxy {
+        Proxy::start(&format!("[[route]]\nmatch = \"/\"\nto = \"{origin}\"\n{tables}"))
+    }
+
+    /// A proxy with this configuration. Unless it says where to listen, it is a port of 127.0.0.1 that the kernel gives.
+    pub fn start(config: &str) -> Proxy {
+        Proxy::launch(config, LogPipe::Collected, |config| {
+            let mut command = hawkey();
+            command.arg("-c").arg(config);
+            command
+        })
+    }
+
+    /// The same, logging all that is logged at debug level.
+    pub fn start_debug(config: &str) -> Proxy {
+        Proxy::launch(config, LogPipe::Collected, |config| {
+            let mut command = hawkey();
+            command.arg("-c").arg(config).env("RUST_LOG", "debug");
+            command
+        })
+    }
+
+    /// A proxy from the arguments of its command line alone.
+    pub fn with_arguments(arguments: &[&str]) -> Proxy {
+        Proxy::launch("", LogPipe::Collected, |_| {
+            let mut command = hawkey();
+            command.args(arguments);
+            command
+        })
+    }
+
+    /// A proxy by a command that is given the path of the configuration.
+    pub fn launch(config: &str, pipe: LogPipe, command: impl FnOnce(&std::path::Path) -> Command) -> Proxy {
+        let config = config_file(config);
+        let mut child = command(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("hawkey starts");
+        let stderr = child.stderr.take().expect("standard error is a pipe");
+        let log = Arc::new(Log::default());
+        let reader = Arc::clone(&log);
+        std::thread::spawn(move || reader.collect(stderr, pipe));
+        let mut proxy = Proxy { child, log, config };
+        proxy.wait_until_listening();
+        proxy
+    }
+
+    /// Runs hawkey with a configuration that it cannot start with: its exit code, and what it says on standard error.
+    pub fn fails(config: &str) -> (Option<i32>, String) {
+        let config = config_file(config);
+        let mut child = hawkey().arg("-c").arg(&*config).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("hawkey starts");
+        let stderr = child.stderr.take().expect("standard error is a pipe");
+        let log = Arc::new(Log::default());
+        let reader = Arc::clone(&log);
+        let collected = std::thread::spawn(move || reader.collect(stderr, LogPipe::Collected));
+        let mut proxy = Proxy { child, log, config };
+        let status = proxy.wait();
+        collected.join().expect("standard error is read");
+        (status.code(), proxy.log().join("\n"))
+    }
+
+    /// The first TCP address that the process listens on; `[::]` is told as `[::1]`.
+    pub fn address(&self) -> SocketAddr {
+        self.addresses().first().copied().unwrap_or_else(|| panic!("no TCP listener in the log:\n{}", self.text()))
+    }
+
+    /// All TCP addresses that the process listens on.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let lines = self.log();
+        let written = lines.iter().filter_map(|line| Some(line.split_once(" listening=")?.1.trim_matches('"')));
+        let reachable = |mut address: SocketAddr| {
+            if address.ip().is_unspecified() {
+                address.set_ip(std::net::Ipv6Addr::LOCALHOST.into());
+            }
+            address
+        };
+        written.filter_map(|written| written.parse().ok()).map(reachable).collect()
+    }
+
+    /// The lines of the log so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lines.lock().unwrap().clone()
+    }
+
+    /// The first line with all of these parts, which must come.
+    pub fn wait_for_log(&self, parts: &[&str]) -> String {
+        self.wait_for_logs(parts, 1).remove(0)
+    }
+
+    /// The first `count` lines with all of these parts, which must come.
+    pub fn wait_for_logs(&self, parts: &[&str], count: usize) -> Vec<String> {
+        let begun = Instant::now();
+        let mut lines = self.log.lines.lock().unwrap();
+        loop {
+            let matching = lines.iter().filter(|line| parts.iter().all(|part| line.contains(part)));
+            let found: Vec<String> = matching.take(count).cloned().collect();
+            if found.len() == count {
+                return found;
+            }
+            let Some(left) = PATIENCE.checked_sub(begun.elapsed()) else {
+                // The log is shown when this is dropped, which needs the lock.
+                drop(lines);
+                panic!("{} of {count} lines with {parts:?} in the log", found.len());
+            };
+            lines = self.log.grown.wait_timeout(lines, left).unwrap().0;
+        }
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(Pid::from_child(&self.child), signal).expect("the process takes signals");
+    }
+
+    /// Asks the process to stop, as a service manager does.
+    pub fn stop(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Whether the process is still there.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child can be waited for").is_none()
+    }
+
+    /// How the process ends, which it must.
+    pub fn wait(&mut self) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                return status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "hawkey does not end; its log:\n{}", self.text());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Resident memory that is the process's own, in bytes.
+    pub fn memory(&self) -> u64 {
+        let status = self.proc_file("status");
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a line for RssAnon");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kilobytes") * 1024
+    }
+
+    /// Processor time spent so far, user and system, in ticks of 10 ms.
+    pub fn cpu_ticks(&self) -> u64 {
+        let stat = self.proc_file("stat");
+        let fields = stat.rsplit_once(')').expect("a name in parentheses").1;
+        let ticks = fields.split_ascii_whitespace().skip(11).take(2);
+        ticks.map(|ticks| ticks.parse::<u64>().expect("a number of ticks")).sum()
+    }
+
+    /// How many descriptors the process holds.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("the process runs").count()
+    }
+
+    fn proc_file(&self, name: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{name}", self.child.id())).expect("the process runs")
+    }
+
+    fn text(&self) -> String {
+        self.log().join("\n")
+    }
+
+    fn wait_until_listening(&mut self) {
+        let begun = Instant::now();
+        while !self.log().iter().any(|line| line.contains(" listening=")) {
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                panic!("hawkey ended with {status} instead of listening:\n{}", self.text());
+            }
+            assert!(begun.elapsed() < PATIENCE, "hawkey does not say where it listens:\n{}", self.text());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the log of hawkey with {}:\n{}", self.config.display(), self.text());
+        }
+    }
+}
+
+impl Log {
+    fn collect(&self, stderr: ChildStderr, pipe: LogPipe) {
+        let mut stderr = BufReader::new(stderr);
+        let mut line = Vec::new();
+        while stderr.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+            let text = String::from_utf8_lossy(line.trim_ascii_end()).into_owned();
+            let listens = text.contains(" listening=");
+            line.clear();
+            self.lines.lock().unwrap().push(text);
+            self.grown.notify_all();
+            match pipe {
+                LogPipe::Collected => {}
+                LogPipe::Closed if listens => return,
+                LogPipe::Unread if listens => {
+                    // Kept for as long as any test runs: the process must find the pipe full, not closed.
+                    std::mem::forget(stderr);
+                    return;
+                }
+                LogPipe::Closed | LogPipe::Unread => {}
+            }
+        }
+    }
+}
+
+/// The program under test, with nothing of the tests' own environment that could change what it logs.
+pub fn hawkey() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hawkey"));
+    command.env_remove("RUST_LOG");
+    command
+}
+
+fn config_file(text: &str) -> TempPath {
+    let listens = text.lines().any(|line| line.trim_start().starts_with("listen"));
+    let listen = if listens { "" } else { "listen = [\"127.0.0.1:0\"]\n" };
+    TempPath::file(".toml", &format!("{listen}{text}"))
+}
