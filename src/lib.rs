@@ -35,6 +35,7 @@
 //! client.read_to_string(&mut response)?;
 //! assert!(response.starts_with("HTTP/1.1 200 OK\r\n") && response.ends_with("\r\n\r\nhello"));
 //!
+//! drop(client);
 //! handle.stop()?;
 //! running.join().expect("the proxy did not panic")?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())

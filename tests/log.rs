@@ -217,7 +217,7 @@ fn a_tunnel_is_one_line_when_it_opens_and_one_when_it_ends() {
     let closed = keys(&line);
     assert_eq!((&closed["session"], &closed["request"]), (&open["session"], &open["request"]), "{line}");
     assert_eq!((&closed["client"], &closed["upstream"]), (&open["client"], &open["upstream"]), "{line}");
-    assert_eq!(closed["end"], "complete", "{line}");
+    assert_eq!(closed["by"], "client", "the client ended first: {line}");
     // Whether the handshake counts is left open; the bytes of the tunnel do.
     assert!((1000..=upstream.bytes_received()).contains(&number(&closed, "up")), "{line}");
     assert!((2000..=client.bytes_received()).contains(&number(&closed, "down")), "{line}");

@@ -125,7 +125,7 @@ fn close_codes_and_reasons_pass_from_the_client_and_from_the_upstream() {
     assert_eq!(socket.read().unwrap(), Said::Close(Some(frame)));
     assert!(matches!(socket.read(), Err(tungstenite::Error::ConnectionClosed)));
     drop(socket);
-    proxy.wait_for_log(&["tunnel=closed", "end=complete"]);
+    proxy.wait_for_log(&["tunnel=closed", "by=upstream"]);
 }
 
 #[test]
@@ -543,7 +543,7 @@ fn each_direction_ends_for_itself_when_the_client_ends_first() {
     client.expect_silence(A_WHILE);
     upstream.end();
     client.expect_end();
-    proxy.wait_for_log(&["tunnel=closed", "end=complete"]);
+    proxy.wait_for_log(&["tunnel=closed", "by=client"]);
 }
 
 #[test]
@@ -559,7 +559,7 @@ fn each_direction_ends_for_itself_when_the_upstream_ends_first() {
     upstream.expect_silence(A_WHILE);
     client.end();
     upstream.expect_end();
-    proxy.wait_for_log(&["tunnel=closed", "end=complete"]);
+    proxy.wait_for_log(&["tunnel=closed", "by=upstream"]);
 }
 
 #[test]

@@ -27,13 +27,23 @@ enum State {
     #[default]
     Begin,
     /// In a size. Digits are counted, because leading zeros are allowed and must end too.
-    Size { size: u64, digits: u8 },
+    Size {
+        size: u64,
+        digits: u8,
+    },
     /// In an extension of a chunk of `size` bytes.
-    Extension { size: u64, bytes: u16 },
+    Extension {
+        size: u64,
+        bytes: u16,
+    },
     /// Behind the CR that ends a size line.
-    SizeLf { size: u64 },
+    SizeLf {
+        size: u64,
+    },
     /// In the data, with this much to come.
-    Data { left: u64 },
+    Data {
+        left: u64,
+    },
     DataCr,
     DataLf,
     /// At the start of a trailer line.
@@ -91,9 +101,13 @@ impl ChunkScanner {
             (State::Size { size, .. }, b'\r') => (State::SizeLf { size }, Run::Frame(1)),
             (State::Size { size, .. }, b';') => (State::Extension { size, bytes: 0 }, Run::Cut(1)),
             (State::Size { digits: SIZE_DIGITS_MAX, .. }, _) => return Err("a chunk size of more than 15 digits"),
-            (State::Size { size, digits }, _) => (State::Size { size: size << 4 | digit(byte)?, digits: digits.saturating_add(1) }, Run::Frame(1)),
+            (State::Size { size, digits }, _) => {
+                (State::Size { size: size << 4 | digit(byte)?, digits: digits.saturating_add(1) }, Run::Frame(1))
+            }
             (State::Extension { size, .. }, b'\r') => (State::SizeLf { size }, Run::Frame(1)),
-            (State::Extension { bytes, .. }, _) if bytes >= CHUNK_EXTENSION_BYTES_MAX => return Err("a chunk extension that is too long"),
+            (State::Extension { bytes, .. }, _) if bytes >= CHUNK_EXTENSION_BYTES_MAX => {
+                return Err("a chunk extension that is too long");
+            }
             (State::Extension { size, bytes }, _) if may_stand_in_value(byte) => {
                 self.spend(EXTENSION_BYTES_MAX, "chunk extensions that are too long")?;
                 (State::Extension { size, bytes: bytes.saturating_add(1) }, Run::Cut(1))
@@ -109,7 +123,9 @@ impl ChunkScanner {
             (State::DataLf, b'\n') => (State::Begin, Run::Frame(1)),
             (State::DataCr | State::DataLf, _) => return Err("chunk data that is not followed by CRLF"),
             (State::TrailerBegin, b'\r') => (State::EndLf, Run::Frame(1)),
-            (State::TrailerBegin | State::TrailerName, _) if is_token(byte) => (State::TrailerName, self.trailer_byte()?),
+            (State::TrailerBegin | State::TrailerName, _) if is_token(byte) => {
+                (State::TrailerName, self.trailer_byte()?)
+            }
             (State::TrailerName, b':') => (State::TrailerValue, self.trailer_byte()?),
             (State::TrailerBegin | State::TrailerName, _) => return Err("a trailer that is not a field"),
             (State::TrailerValue, b'\r') => (State::TrailerLf, self.trailer_byte()?),
@@ -207,11 +223,41 @@ mod tests {
         let many_extensions = format!("{}0\r\n\r\n", format!("1;{}\r\nx\r\n", "e".repeat(250)).repeat(20));
         let long_trailer = format!("0\r\nA: {}\r\n\r\n", "t".repeat(9000));
         let cases = [
-            "\r\n", "g\r\n", "-1\r\n", "+1\r\n", "0x1\r\n", " 1\r\n", "1 \r\n", "1_0\r\n", ";a\r\n", "1\n", "1\r\r\n", "1\rx",
-            "1;a\nb\r\n", "1;a\rb\r\n", "1;\"a\r\nb\"\r\nx\r\n", "1;\0\r\n", "1\r\nxy\r\n", "1\r\nx\n", "1\r\nx\r\r", "1\r\nx0\r\n",
-            "0000000000000001\r\n", "ffffffffffffffff\r\n", "0\r\n x\r\n\r\n", "0\r\nA : b\r\n\r\n", "0\r\nA\r\n\r\n", "0\r\n: b\r\n\r\n",
-            "0\r\nA: b\n\r\n", "0\r\nA: \0\r\n\r\n", "0\r\nA: b\r\n c\r\n\r\n", "0\r\n\n", "0\r\n\rx", "0\n\r\n",
-            long_extension.as_str(), many_extensions.as_str(), long_trailer.as_str(),
+            "\r\n",
+            "g\r\n",
+            "-1\r\n",
+            "+1\r\n",
+            "0x1\r\n",
+            " 1\r\n",
+            "1 \r\n",
+            "1_0\r\n",
+            ";a\r\n",
+            "1\n",
+            "1\r\r\n",
+            "1\rx",
+            "1;a\nb\r\n",
+            "1;a\rb\r\n",
+            "1;\"a\r\nb\"\r\nx\r\n",
+            "1;\0\r\n",
+            "1\r\nxy\r\n",
+            "1\r\nx\n",
+            "1\r\nx\r\r",
+            "1\r\nx0\r\n",
+            "0000000000000001\r\n",
+            "ffffffffffffffff\r\n",
+            "0\r\n x\r\n\r\n",
+            "0\r\nA : b\r\n\r\n",
+            "0\r\nA\r\n\r\n",
+            "0\r\n: b\r\n\r\n",
+            "0\r\nA: b\n\r\n",
+            "0\r\nA: \0\r\n\r\n",
+            "0\r\nA: b\r\n c\r\n\r\n",
+            "0\r\n\n",
+            "0\r\n\rx",
+            "0\n\r\n",
+            long_extension.as_str(),
+            many_extensions.as_str(),
+            long_trailer.as_str(),
         ];
         for body in cases {
             for piece in [1, 2, body.len()] {

@@ -26,7 +26,18 @@ pub struct Forwarding<'a> {
 /// Appends `head` to `out` as it goes to the upstream.
 pub fn request(head: &RequestHead<'_>, forwarding: &Forwarding<'_>, out: &mut Vec<u8>) {
     let (slash, rest) = forwarding.target;
-    put(out, &[head.method, " ", slash, rest, " HTTP/1.1\r\nHost: ", head.authority.map_or("", |authority| authority.text), "\r\n"]);
+    put(
+        out,
+        &[
+            head.method,
+            " ",
+            slash,
+            rest,
+            " HTTP/1.1\r\nHost: ",
+            head.authority.map_or("", |authority| authority.text),
+            "\r\n",
+        ],
+    );
     let mut told = Told::default();
     for field in head.fields {
         match Meaning::of(field.name) {
@@ -50,7 +61,9 @@ pub fn request(head: &RequestHead<'_>, forwarding: &Forwarding<'_>, out: &mut Ve
         Framing::None if matches!(head.method, "POST" | "PUT" | "PATCH") => put_length(out, 0),
         Framing::None | Framing::UntilClose => {}
     }
-    if head.method == "OPTIONS" && let Some(forwards) = head.max_forwards {
+    if head.method == "OPTIONS"
+        && let Some(forwards) = head.max_forwards
+    {
         let _ = write!(out, "Max-Forwards: {}\r\n", forwards.saturating_sub(1));
     }
     if head.asks_for_websocket {
@@ -72,7 +85,8 @@ fn put_origin_of(head: &RequestHead<'_>, forwarding: &Forwarding<'_>, told: Told
     if let Some(client) = forwarding.client.filter(|_| !told.real_ip) {
         let _ = write!(out, "X-Real-IP: {client}\r\n");
     }
-    let before = head.fields.iter().filter(|field| forwarding.trusted && Meaning::of(field.name) == Meaning::ForwardedFor);
+    let before =
+        head.fields.iter().filter(|field| forwarding.trusted && Meaning::of(field.name) == Meaning::ForwardedFor);
     let mut hops = before.map(|field| field.value.trim_ascii()).filter(|value| !value.is_empty()).peekable();
     if hops.peek().is_some() || forwarding.client.is_some() {
         put(out, &["X-Forwarded-For: "]);
@@ -113,10 +127,14 @@ pub fn response(head: &ResponseHead<'_>, returning: &Returning<'_>, out: &mut Ve
     for field in head.fields {
         match Meaning::of(field.name) {
             // The length of a body that was left out is told all the same (RFC 9110, 8.6): HEAD and 304.
-            Meaning::ContentLength if *returning.framing != Framing::None || is_interim || head.status == 204 => continue,
+            Meaning::ContentLength if *returning.framing != Framing::None || is_interim || head.status == 204 => {
+                continue;
+            }
             // 426 without Upgrade would not say to what (RFC 9110, 15.5.22).
             Meaning::Upgrade if head.status == 426 => put_field(out, field),
-            Meaning::Connection | Meaning::HopByHop | Meaning::Upgrade | Meaning::TransferEncoding | Meaning::Alias => continue,
+            Meaning::Connection | Meaning::HopByHop | Meaning::Upgrade | Meaning::TransferEncoding | Meaning::Alias => {
+                continue;
+            }
             _ if ends_here(field, head.fields, head.options) => continue,
             _ => put_field(out, field),
         }
@@ -201,7 +219,8 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
-    const OURS: &str = "X-Real-IP: 192.0.2.7\r\nX-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: a\r\n\r\n";
+    const OURS: &str =
+        "X-Real-IP: 192.0.2.7\r\nX-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: a\r\n\r\n";
 
     #[test]
     fn a_request_gains_what_we_know_of_the_client() {
@@ -216,7 +235,10 @@ mod tests {
         let text = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close, X-Mine, Host, Content-Length, x-forwarded-for, Cookie\r\nX-Mine: 1\r\n\
                     Cookie: c\r\nContent-Length: 003\r\nKeep-Alive: 5\r\nProxy-Connection: x\r\nTE: trailers\r\nTrailer: x\r\n\
                     Proxy-Authorization: p\r\nUpgrade: h2c\r\nHTTP2-Settings: s\r\nContent_Length: 9\r\nmy_own: kept\r\n\r\n";
-        assert_eq!(forwarded(text, false), format!("POST / HTTP/1.1\r\nHost: a\r\nmy_own: kept\r\nContent-Length: 3\r\n{OURS}"));
+        assert_eq!(
+            forwarded(text, false),
+            format!("POST / HTTP/1.1\r\nHost: a\r\nmy_own: kept\r\nContent-Length: 3\r\n{OURS}")
+        );
     }
 
     const SAID: &str = "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.1.1.1\r\nX-Real-IP: 1.1.1.1\r\nX-Forwarded-For: 2.2.2.2\r\n\
@@ -234,7 +256,10 @@ mod tests {
             "GET / HTTP/1.1\r\nHost: a\r\nX-Real-IP: 1.1.1.1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: public\r\n\
              Forwarded: for=1.1.1.1\r\nX-Forwarded-For: 1.1.1.1, 2.2.2.2, 192.0.2.7\r\n\r\n"
         );
-        assert_eq!(forwarded("GET / HTTP/1.1\r\nHost: a\r\n\r\n", true), format!("GET / HTTP/1.1\r\nHost: a\r\n{OURS}"));
+        assert_eq!(
+            forwarded("GET / HTTP/1.1\r\nHost: a\r\n\r\n", true),
+            format!("GET / HTTP/1.1\r\nHost: a\r\n{OURS}")
+        );
     }
 
     #[test]
@@ -243,14 +268,19 @@ mod tests {
                     Sec-WebSocket-Version: 13\r\n\r\n";
         assert_eq!(
             forwarded(text, false),
-            format!("GET / HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Key: k\r\nSec-WebSocket-Version: 13\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{OURS}")
+            format!(
+                "GET / HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Key: k\r\nSec-WebSocket-Version: 13\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{OURS}"
+            )
         );
     }
 
     #[test]
     fn an_absolute_target_s_host_is_written_as_host() {
         let text = forwarded("GET http://b:81/x HTTP/1.1\r\nHost: a\r\n\r\n", false);
-        assert!(text.starts_with("GET /x HTTP/1.1\r\nHost: b:81\r\n") && text.contains("X-Forwarded-Host: b:81\r\n"), "{text}");
+        assert!(
+            text.starts_with("GET /x HTTP/1.1\r\nHost: b:81\r\n") && text.contains("X-Forwarded-Host: b:81\r\n"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -286,9 +316,11 @@ mod tests {
 
     #[test]
     fn the_length_of_a_body_left_out_is_told() {
-        let told = returned("HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n", Version::Http11, Framing::None, true);
+        let told =
+            returned("HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n", Version::Http11, Framing::None, true);
         assert_eq!(told, "HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n");
-        let told = returned("HTTP/1.1 204 No Content\r\nContent-Length: 9\r\n\r\n", Version::Http11, Framing::None, true);
+        let told =
+            returned("HTTP/1.1 204 No Content\r\nContent-Length: 9\r\n\r\n", Version::Http11, Framing::None, true);
         assert_eq!(told, "HTTP/1.1 204 No Content\r\n\r\n");
     }
 
@@ -300,8 +332,16 @@ mod tests {
 
     #[test]
     fn a_426_says_to_what() {
-        let told = returned("HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nContent-Length: 0\r\n\r\n", Version::Http11, Framing::None, true);
-        assert_eq!(told, "HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nContent-Length: 0\r\nConnection: Upgrade\r\n\r\n");
+        let told = returned(
+            "HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nContent-Length: 0\r\n\r\n",
+            Version::Http11,
+            Framing::None,
+            true,
+        );
+        assert_eq!(
+            told,
+            "HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nContent-Length: 0\r\nConnection: Upgrade\r\n\r\n"
+        );
     }
 
     #[test]

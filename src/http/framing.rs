@@ -41,7 +41,10 @@ impl Declared {
     pub fn note_length(&mut self, value: &[u8]) -> Result<(), Reject> {
         const WRONG: Reject = Reject::Malformed("Content-Length is not one number");
         let digits = str::from_utf8(value).ok().filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
-        let length = digits.and_then(|digits| digits.parse::<u64>().ok()).filter(|length| *length <= i64::MAX as u64).ok_or(WRONG)?;
+        let length = digits
+            .and_then(|digits| digits.parse::<u64>().ok())
+            .filter(|length| *length <= i64::MAX as u64)
+            .ok_or(WRONG)?;
         match self.length.replace(length) {
             None => Ok(()),
             Some(_) => Err(Reject::Malformed("Content-Length stands twice")),
@@ -96,7 +99,9 @@ fn is_known_coding_before_chunked(value: &[u8]) -> bool {
     let mut members = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).rev();
     let last_is_chunked = members.next() == Some(b"chunked");
     let mut before = members.peekable();
-    last_is_chunked && before.peek().is_some() && before.all(|coding| KNOWN.iter().any(|known| coding.eq_ignore_ascii_case(known)))
+    last_is_chunked
+        && before.peek().is_some()
+        && before.all(|coding| KNOWN.iter().any(|known| coding.eq_ignore_ascii_case(known)))
 }
 
 #[cfg(test)]
@@ -105,14 +110,30 @@ mod tests {
 
     #[test]
     fn lengths() {
-        for (value, expected) in [("0", Some(0)), ("5", Some(5)), ("0005", Some(5)), ("9223372036854775807", Some(i64::MAX as u64))] {
+        for (value, expected) in
+            [("0", Some(0)), ("5", Some(5)), ("0005", Some(5)), ("9223372036854775807", Some(i64::MAX as u64))]
+        {
             let mut declared = Declared::default();
             assert_eq!(declared.note_length(value.as_bytes()), Ok(()), "{value}");
             assert_eq!(declared.length, expected, "{value}");
         }
         for value in [
-            "+5", "-5", "5.0", "5e0", "0x5", "1_0", "\"5\"", "\u{665}", "5\0", "", " ", "5, 5", "5,5", "9223372036854775808",
-            "18446744073709551616", "99999999999999999999999",
+            "+5",
+            "-5",
+            "5.0",
+            "5e0",
+            "0x5",
+            "1_0",
+            "\"5\"",
+            "\u{665}",
+            "5\0",
+            "",
+            " ",
+            "5, 5",
+            "5,5",
+            "9223372036854775808",
+            "18446744073709551616",
+            "99999999999999999999999",
         ] {
             assert!(Declared::default().note_length(value.as_bytes()).is_err(), "{value}");
         }
@@ -129,8 +150,24 @@ mod tests {
     fn codings() {
         assert_eq!(Declared::default().note_coding(b"chunked"), Ok(()));
         for value in [
-            "Chunked", "CHUNKED", "chunked,", ",chunked", "chunked, chunked", "xchunked", "chunked;q=1", "\"chunked\"", "identity",
-            "gzip", "chunked, gzip", "identity, chunked", "\u{b}chunked", "chunked\u{c}", "\u{a0}chunked", "chunked x", "", "br, chunked",
+            "Chunked",
+            "CHUNKED",
+            "chunked,",
+            ",chunked",
+            "chunked, chunked",
+            "xchunked",
+            "chunked;q=1",
+            "\"chunked\"",
+            "identity",
+            "gzip",
+            "chunked, gzip",
+            "identity, chunked",
+            "\u{b}chunked",
+            "chunked\u{c}",
+            "\u{a0}chunked",
+            "chunked x",
+            "",
+            "br, chunked",
         ] {
             assert_eq!(Declared::default().note_coding(value.as_bytes()).unwrap_err().status(), 400, "{value:?}");
         }

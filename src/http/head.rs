@@ -87,7 +87,11 @@ impl<'a> RequestHead<'a> {
     /// The head that `bytes` begin with, and its length. `None` if it has not arrived whole.
     ///
     /// To be asked again whenever a line has ended, so that what is wrong is refused as soon as it can be known.
-    pub fn parse(bytes: &'a [u8], storage: &'a mut FieldStorage<'a>, limits: &Limits) -> Result<Option<(RequestHead<'a>, usize)>, Reject> {
+    pub fn parse(
+        bytes: &'a [u8],
+        storage: &'a mut FieldStorage<'a>,
+        limits: &Limits,
+    ) -> Result<Option<(RequestHead<'a>, usize)>, Reject> {
         let within = bytes.get(..limits.bytes_max).unwrap_or(bytes);
         let leading = leading_empty_lines(within)?;
         let text = within.get(leading..).unwrap_or_default();
@@ -113,7 +117,12 @@ impl<'a> RequestHead<'a> {
         Ok(Some((head, leading.saturating_add(head_bytes))))
     }
 
-    fn understand(method: &'a str, target: &'a str, version: Version, fields: &'a [Header<'a>]) -> Result<RequestHead<'a>, Reject> {
+    fn understand(
+        method: &'a str,
+        target: &'a str,
+        version: Version,
+        fields: &'a [Header<'a>],
+    ) -> Result<RequestHead<'a>, Reject> {
         if method.len() > METHOD_BYTES_MAX {
             return Err(Reject::Malformed("the method is longer than 32 characters"));
         }
@@ -139,7 +148,8 @@ impl<'a> RequestHead<'a> {
         for field in fields {
             match Meaning::of(field.name) {
                 Meaning::Host => {
-                    let host = Authority::parse(field.value).ok_or(Reject::Malformed("Host is not a host and a port"))?;
+                    let host =
+                        Authority::parse(field.value).ok_or(Reject::Malformed("Host is not a host and a port"))?;
                     if head.authority.replace(host).is_some() {
                         return Err(Reject::Malformed("Host stands twice"));
                     }
@@ -159,18 +169,23 @@ impl<'a> RequestHead<'a> {
                         return Err(Reject::Expectation);
                     }
                 }
-                Meaning::MaxForwards => head.max_forwards = str::from_utf8(field.value).ok().and_then(|value| value.parse().ok()),
+                Meaning::MaxForwards => {
+                    head.max_forwards = str::from_utf8(field.value).ok().and_then(|value| value.parse().ok())
+                }
                 _ => {}
             }
         }
         match (head.authority, version) {
             (None, Version::Http11) => return Err(Reject::Malformed("Host is missing")),
-            (Some(host), _) if host.text.is_empty() && target.authority.is_some() => return Err(Reject::Malformed("Host is empty")),
+            (Some(host), _) if host.text.is_empty() && target.authority.is_some() => {
+                return Err(Reject::Malformed("Host is empty"));
+            }
             _ => {}
         }
         head.authority = target.authority.or(head.authority);
         head.framing = declared.of_request(version)?;
-        head.asks_for_websocket = names_websocket && head.options.upgrade && method == "GET" && version == Version::Http11;
+        head.asks_for_websocket =
+            names_websocket && head.options.upgrade && method == "GET" && version == Version::Http11;
         if head.asks_for_websocket && head.framing != Framing::None {
             return Err(Reject::Malformed("a WebSocket handshake with a body"));
         }
@@ -218,18 +233,27 @@ pub struct ResponseHead<'a> {
 
 impl<'a> ResponseHead<'a> {
     /// The head that `bytes` begin with, and its length. `None` if it has not arrived whole.
-    pub fn parse(bytes: &'a [u8], storage: &'a mut FieldStorage<'a>, limits: &Limits) -> Result<Option<(ResponseHead<'a>, usize)>, Fault> {
+    pub fn parse(
+        bytes: &'a [u8],
+        storage: &'a mut FieldStorage<'a>,
+        limits: &Limits,
+    ) -> Result<Option<(ResponseHead<'a>, usize)>, Fault> {
         let within = bytes.get(..limits.bytes_max).unwrap_or(bytes);
         let storage = storage.get_mut(..limits.fields_max).ok_or(Fault("more fields than limits.fields"))?;
         let mut response = httparse::Response::new(&mut []);
-        let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, within, storage);
+        let parsed =
+            httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, within, storage);
         let head_bytes = match parsed {
             Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
-            Ok(httparse::Status::Partial) if bytes.len() >= limits.bytes_max => return Err(Fault("a head larger than limits.head")),
+            Ok(httparse::Status::Partial) if bytes.len() >= limits.bytes_max => {
+                return Err(Fault("a head larger than limits.head"));
+            }
             Ok(httparse::Status::Partial) => return Ok(None),
             Err(error) => return Err(Fault(in_words(error))),
         };
-        let (Some(status), Some(version)) = (response.code, response.version) else { return Err(Fault("not a status line")) };
+        let (Some(status), Some(version)) = (response.code, response.version) else {
+            return Err(Fault("not a status line"));
+        };
         // httparse forgives empty lines in front; a server has no reason to send any.
         if !bytes.starts_with(b"HTTP/") {
             return Err(Fault("an empty line before the status line"));
@@ -373,7 +397,11 @@ mod tests {
     fn byte_by_byte(text: &[u8]) -> Result<Option<(String, usize)>, Reject> {
         for end in 1..text.len() {
             let told = request(&text[..end])?;
-            assert!(told.is_none() || text.len() > end, "a verdict before the end of {:?}", String::from_utf8_lossy(text));
+            assert!(
+                told.is_none() || text.len() > end,
+                "a verdict before the end of {:?}",
+                String::from_utf8_lossy(text)
+            );
             if told.is_some() {
                 return Ok(told);
             }
@@ -434,7 +462,10 @@ mod tests {
             (400, "PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\n"),
             (400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"),
             (400, "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"),
-            (400, "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 1\r\n\r\n"),
+            (
+                400,
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 1\r\n\r\n",
+            ),
             (400, long_method.as_str()),
             (405, "CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n"),
             (405, "TRACE / HTTP/1.1\r\nHost: a\r\n\r\n"),
@@ -475,7 +506,9 @@ mod tests {
             RequestHead::parse(text.as_bytes(), &mut storage, &Limits::default()).unwrap().unwrap().0.asks_for_websocket
         };
         assert!(asks("GET / HTTP/1.1\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"));
-        assert!(asks("GET / HTTP/1.1\r\nConnection: keep-alive\r\nUpgrade: h2c\r\nConnection: UPGRADE\r\nUpgrade: WebSocket\r\n"));
+        assert!(asks(
+            "GET / HTTP/1.1\r\nConnection: keep-alive\r\nUpgrade: h2c\r\nConnection: UPGRADE\r\nUpgrade: WebSocket\r\n"
+        ));
         assert!(asks("GET / HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 0\r\n"));
         for head in [
             "GET / HTTP/1.1\r\nUpgrade: websocket\r\n",
@@ -507,7 +540,11 @@ mod tests {
             for end in 0..text.len() {
                 assert_eq!(response(&text.as_bytes()[..end]), Ok(None), "{text:?} cut at {end}");
             }
-            assert_eq!(response(&[text.as_bytes(), b"\0x"].concat()), Ok(Some((status, text.len()))), "{text:?} with bytes behind it");
+            assert_eq!(
+                response(&[text.as_bytes(), b"\0x"].concat()),
+                Ok(Some((status, text.len()))),
+                "{text:?} with bytes behind it"
+            );
         }
     }
 
@@ -516,11 +553,24 @@ mod tests {
         let endless = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(16 * 1024));
         let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(5000));
         for text in [
-            "HTTP/1.1 099 x\r\n\r\n", "HTTP/1.1 600 x\r\n\r\n", "HTTP/1.1 000 x\r\n\r\n", "HTTP/1.1 1000 x\r\n\r\n", "HTTP/1.1 abc\r\n\r\n",
-            "HTTP/2.0 200 OK\r\n\r\n", "SSH-2.0-OpenSSH_9.2\r\n", "<html>", "\r\nHTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n",
-            "HTTP/1.1 200 OK\r\nA: b\0\r\n\r\n", "HTTP/1.1 200 OK\r\nA: b\rc\r\n\r\n", "HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
-            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", endless.as_str(), many.as_str(),
+            "HTTP/1.1 099 x\r\n\r\n",
+            "HTTP/1.1 600 x\r\n\r\n",
+            "HTTP/1.1 000 x\r\n\r\n",
+            "HTTP/1.1 1000 x\r\n\r\n",
+            "HTTP/1.1 abc\r\n\r\n",
+            "HTTP/2.0 200 OK\r\n\r\n",
+            "SSH-2.0-OpenSSH_9.2\r\n",
+            "<html>",
+            "\r\nHTTP/1.1 200 OK\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA: b\0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA: b\rc\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
+            endless.as_str(),
+            many.as_str(),
         ] {
             assert!(response(text.as_bytes()).is_err(), "{text:.60?}: {:?}", response(text.as_bytes()));
         }

@@ -104,9 +104,19 @@ mod tests {
     #[test]
     fn every_reject_has_a_line_of_its_own_and_a_true_length() {
         use Reject::*;
-        for reject in
-            [Malformed("x"), Method, TooSlow, BodyTooLarge, TargetTooLong, Expectation, HeadTooLarge, TooManyFields, Version, UnknownCoding, Full]
-        {
+        for reject in [
+            Malformed("x"),
+            Method,
+            TooSlow,
+            BodyTooLarge,
+            TargetTooLong,
+            Expectation,
+            HeadTooLarge,
+            TooManyFields,
+            Version,
+            UnknownCoding,
+            Full,
+        ] {
             let text = text(Reply::to(reject), super::Version::Http11, false);
             assert!(text.starts_with(&format!("HTTP/1.1 {} ", reject.status())), "{reject:?}: {text}");
             let (head, body) = text.split_once("\r\n\r\n").unwrap();

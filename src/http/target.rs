@@ -64,7 +64,8 @@ impl<'a> Target<'a> {
         let mut rest = self.path();
         loop {
             let after_dots = dot(rest).and_then(dot);
-            if after_dots.is_some_and(|after| after.is_empty() || after.starts_with(';') || separator(after).is_some()) {
+            if after_dots.is_some_and(|after| after.is_empty() || after.starts_with(';') || separator(after).is_some())
+            {
                 return true;
             }
             // On to the next segment.
@@ -116,7 +117,8 @@ impl<'a> Authority<'a> {
             (host, port)
         };
         let port_is_sound = port.is_none_or(|port| {
-            port.is_empty() || (port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0))
+            port.is_empty()
+                || (port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0))
         });
         port_is_sound.then_some(Authority { text, host })
     }
@@ -164,8 +166,22 @@ mod tests {
     #[test]
     fn what_is_no_target_is_refused() {
         for text in [
-            "foo", "*", "", "/a#b", "/\u{e9}", "/a\"", "/<", "/>", "ftp://h/", "http:///x", "http://u@h/", "http://h:0/",
-            "http://h:99999/", "http://:80/", "//", "http:/h",
+            "foo",
+            "*",
+            "",
+            "/a#b",
+            "/\u{e9}",
+            "/a\"",
+            "/<",
+            "/>",
+            "ftp://h/",
+            "http:///x",
+            "http://u@h/",
+            "http://h:0/",
+            "http://h:99999/",
+            "http://:80/",
+            "//",
+            "http:/h",
         ] {
             let refused = Target::parse("GET", text);
             assert_eq!(refused.is_err(), text != "//", "{text}: {refused:?}");
@@ -174,12 +190,14 @@ mod tests {
 
     #[test]
     fn hosts_as_they_must_be() {
-        for (text, host) in [("a", "a"), ("a.b:80", "a.b"), ("[::1]", "[::1]"), ("[::1]:3000", "[::1]"), ("", ""), ("a_b:", "a_b")] {
+        for (text, host) in
+            [("a", "a"), ("a.b:80", "a.b"), ("[::1]", "[::1]"), ("[::1]:3000", "[::1]"), ("", ""), ("a_b:", "a_b")]
+        {
             assert_eq!(Authority::parse(text.as_bytes()).map(|a| a.host), Some(host), "{text}");
         }
         for text in [
-            "a,b", "u@a", "a/b", "a#b", "a b", "a:0", "a:65536", "a:-1", "a:+1", "[::1", "[::1]80", "[x]", "::1", "a:b:c", ":80",
-            "%zz", "%4", "a\tb", "a\u{e9}",
+            "a,b", "u@a", "a/b", "a#b", "a b", "a:0", "a:65536", "a:-1", "a:+1", "[::1", "[::1]80", "[x]", "::1",
+            "a:b:c", ":80", "%zz", "%4", "a\tb", "a\u{e9}",
         ] {
             assert_eq!(Authority::parse(text.as_bytes()), None, "{text}");
         }
@@ -188,7 +206,17 @@ mod tests {
     #[test]
     fn dot_segments_plain_and_encoded() {
         for path in [
-            "/..", "/../a", "/a/..", "/a/../b", "/%2e%2e/", "/.%2E/x", "/%2e./x", "/a%2f../b", "/a/..%2fb", "/..;x/", "/a%5c..",
+            "/..",
+            "/../a",
+            "/a/..",
+            "/a/../b",
+            "/%2e%2e/",
+            "/.%2E/x",
+            "/%2e./x",
+            "/a%2f../b",
+            "/a/..%2fb",
+            "/..;x/",
+            "/a%5c..",
             "/a\\..\\b",
         ] {
             assert!(Target { authority: None, path_and_query: path }.has_dot_segments(), "{path}");

@@ -67,7 +67,8 @@ mod tests {
 
     #[test]
     fn the_example_of_the_rfc_is_answered() {
-        let fields = "Upgrade: WebSocket\r\nConnection: x, uPGRADE\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
+        let fields =
+            "Upgrade: WebSocket\r\nConnection: x, uPGRADE\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
         assert_eq!(check(fields, Some(b"dGhlIHNhbXBsZSBub25jZQ==")), Ok(()));
     }
 
@@ -82,7 +83,10 @@ mod tests {
             ("Connection: Upgrade\r\nUpgrade: websocket\r\n".to_string(), key),
             (format!("Connection: Upgrade\r\nUpgrade: websocket\r\n{accept}"), None),
             (format!("Connection: Upgrade\r\nUpgrade: websocket\r\n{accept}{accept}"), key),
-            (format!("Connection: Upgrade\r\nUpgrade: websocket\r\n{accept}"), Some(b"dGhlIHNhbXBsZSBub25jZQ=".as_slice())),
+            (
+                format!("Connection: Upgrade\r\nUpgrade: websocket\r\n{accept}"),
+                Some(b"dGhlIHNhbXBsZSBub25jZQ=".as_slice()),
+            ),
         ] {
             assert!(check(&fields, key).is_err(), "{fields:?} for {key:?}");
         }
@@ -90,7 +94,9 @@ mod tests {
 
     #[test]
     fn websocket_is_found_in_lists() {
-        for (value, expected) in [("websocket", true), ("h2c, WebSocket", true), ("websocket/13", false), ("websockets", false), ("", false)] {
+        for (value, expected) in
+            [("websocket", true), ("h2c, WebSocket", true), ("websocket/13", false), ("websockets", false), ("", false)]
+        {
             assert_eq!(names_websocket(value.as_bytes()), expected, "{value}");
         }
     }

@@ -170,7 +170,12 @@ impl Buffer {
     }
 
     fn slice(&self, from: usize, to: usize) -> &[u8] {
-        debug_assert!(self.start <= self.sent && self.sent <= self.cleared && self.cleared <= self.end && self.end <= self.bytes.len());
+        debug_assert!(
+            self.start <= self.sent
+                && self.sent <= self.cleared
+                && self.cleared <= self.end
+                && self.end <= self.bytes.len()
+        );
         self.bytes.get(from..to).unwrap_or_default()
     }
 
@@ -222,4 +227,3 @@ impl Pool {
         }
     }
 }
-

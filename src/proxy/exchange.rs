@@ -112,10 +112,16 @@ impl Exchange {
         let (head, head_bytes) = match RequestHead::parse(flow.pending(), &mut storage, &policy.limits.head) {
             Ok(None) => return Begun::Partial,
             Ok(Some(parsed)) => parsed,
-            Err(reject) => return Begun::Stop(Box::new(Exchange::refused(policy.clone(), record)), Stop::Reject(reject)),
+            Err(reject) => {
+                return Begun::Stop(Box::new(Exchange::refused(policy.clone(), record)), Stop::Reject(reject));
+            }
         };
         let host = head.authority.map_or("", |authority| authority.host);
-        record.note_request(head.method, head.authority.map_or("", |authority| authority.text), head.target.path_and_query);
+        record.note_request(
+            head.method,
+            head.authority.map_or("", |authority| authority.text),
+            head.target.path_and_query,
+        );
         let mut exchange = Box::new(Exchange {
             keep: head.is_persistent() && !turn.stopping,
             is_idempotent: head.is_idempotent(),
@@ -285,7 +291,9 @@ impl Exchange {
     /// Reads one head: `None` if it is not whole yet, `Going` if there is more to read behind it.
     fn read_head(&mut self, flows: &mut Both<Flow>, turn: &mut Turn) -> Result<Option<Progress>, Fault> {
         let mut storage = empty_fields();
-        let Some((head, head_bytes)) = ResponseHead::parse(flows.upstream.pending(), &mut storage, &self.policy.limits.head)? else {
+        let Some((head, head_bytes)) =
+            ResponseHead::parse(flows.upstream.pending(), &mut storage, &self.policy.limits.head)?
+        else {
             return Ok(None);
         };
         turn.scratch.clear();
@@ -305,7 +313,11 @@ impl Exchange {
             self.holds_body_back &= head.status != 100;
             // HTTP/1.0 knows no interim responses (RFC 9110, 15.2).
             if self.version == Version::Http11 {
-                forward::response(&head, &Returning { version: self.version, framing: &Framing::None, keep: true }, &mut turn.scratch);
+                forward::response(
+                    &head,
+                    &Returning { version: self.version, framing: &Framing::None, keep: true },
+                    &mut turn.scratch,
+                );
             }
             flows.upstream.replace(head_bytes, &turn.scratch);
             return Ok(Some(Progress::Going));
@@ -315,7 +327,11 @@ impl Exchange {
         let unframe = self.version == Version::Http10 && matches!(framing, Framing::Chunked(_));
         let told = if unframe { Framing::UntilClose } else { framing.clone() };
         self.keep &= told != Framing::UntilClose && !self.holds_body_back && !turn.stopping;
-        forward::response(&head, &Returning { version: self.version, framing: &told, keep: self.keep }, &mut turn.scratch);
+        forward::response(
+            &head,
+            &Returning { version: self.version, framing: &told, keep: self.keep },
+            &mut turn.scratch,
+        );
         self.record.status = Some(head.status);
         self.record.answered = Some(turn.now);
         self.response = Response::Body {
@@ -332,7 +348,9 @@ impl Exchange {
     /// The upstream ended its side of the connection: is the response whole now?
     pub fn response_ended(&mut self) -> Result<(), Fault> {
         match &self.response {
-            Response::Awaited if self.is_heard => Err(Fault("the upstream closed the connection within a response head")),
+            Response::Awaited if self.is_heard => {
+                Err(Fault("the upstream closed the connection within a response head"))
+            }
             Response::Awaited => Err(Fault("the upstream closed the connection without an answer")),
             Response::Body { framing: Framing::UntilClose, .. } => {
                 self.response = Response::Whole { reusable: false };
@@ -345,7 +363,10 @@ impl Exchange {
 
     /// Whether the upstream's connection can serve another exchange.
     pub fn leaves_upstream_reusable(&self, request_is_sent: bool) -> bool {
-        matches!(self.response, Response::Whole { reusable: true }) && self.request_is_whole() && request_is_sent && !self.is_deaf
+        matches!(self.response, Response::Whole { reusable: true })
+            && self.request_is_whole()
+            && request_is_sent
+            && !self.is_deaf
     }
 }
 

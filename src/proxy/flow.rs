@@ -240,7 +240,9 @@ mod tests {
 
     #[test]
     fn a_rewritten_head_leaves_in_front_of_its_body() {
-        for (head, with) in [("HEAD", "longer head"), ("long head", "h"), ("same", "size"), ("gone", ""), ("", "pushed")] {
+        for (head, with) in
+            [("HEAD", "longer head"), ("long head", "h"), ("same", "size"), ("gone", ""), ("", "pushed")]
+        {
             for settled in [false, true] {
                 let (mut flow, mut pool) = (Flow::default(), Pool::default());
                 read(&mut flow, &mut pool, [head, "body"].concat().as_bytes());
@@ -249,7 +251,11 @@ mod tests {
                 }
                 flow.replace(head.len(), with.as_bytes());
                 flow.clear_all();
-                assert_eq!(flow.leaving(), [with, "body"].concat().as_bytes(), "{head:?} by {with:?}, settled {settled}");
+                assert_eq!(
+                    flow.leaving(),
+                    [with, "body"].concat().as_bytes(),
+                    "{head:?} by {with:?}, settled {settled}"
+                );
             }
         }
     }
@@ -291,7 +297,11 @@ mod tests {
                     flow.left(flow.leaving().len());
                     flow.settle(&mut pool);
                 }
-                assert_eq!((left.as_slice(), content, flow.pending()), (expected, 3, b"GET".as_slice()), "in pieces of {piece}");
+                assert_eq!(
+                    (left.as_slice(), content, flow.pending()),
+                    (expected, 3, b"GET".as_slice()),
+                    "in pieces of {piece}"
+                );
                 assert_eq!(framing, Framing::None);
             }
         }

@@ -225,7 +225,8 @@ impl std::str::FromStr for Network {
             None => bits_of(address),
             Some(prefix) => prefix.parse().map_err(|_| format!("`{prefix}` is not a number of bits"))?,
         };
-        Network::new(address, bits).ok_or_else(|| format!("/{bits} is longer than the {} bits of the address", bits_of(address)))
+        Network::new(address, bits)
+            .ok_or_else(|| format!("/{bits} is longer than the {} bits of the address", bits_of(address)))
     }
 }
 
@@ -260,7 +261,9 @@ mod tests {
 
     #[test]
     fn a_network_that_cannot_be_says_why() {
-        for (text, part) in [("10.0.0.0/33", "32 bits"), ("ten/8", "`ten`"), ("10.0.0.0/x", "`x`"), ("::1/129", "128 bits")] {
+        for (text, part) in
+            [("10.0.0.0/33", "32 bits"), ("ten/8", "`ten`"), ("10.0.0.0/x", "`x`"), ("::1/129", "128 bits")]
+        {
             let error = text.parse::<Network>().unwrap_err();
             assert!(error.contains(part), "{text}: expected {part} in: {error}");
         }

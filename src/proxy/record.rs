@@ -84,7 +84,12 @@ impl Record {
     /// Remembers what was asked for, if the log is on.
     pub fn note_request(&mut self, method: &str, host: &str, target: &str) {
         if log::log_enabled!(log::Level::Info) {
-            let _ = write!(self.asked, "method={method} host={} target={}", Quoted(host.as_bytes()), Quoted(target.as_bytes()));
+            let _ = write!(
+                self.asked,
+                "method={method} host={} target={}",
+                Quoted(host.as_bytes()),
+                Quoted(target.as_bytes())
+            );
         }
     }
 

@@ -111,7 +111,8 @@ impl Route {
 
     fn matches_path(&self, path: &str) -> bool {
         // `*`, the target of OPTIONS for a whole server, belongs to whoever answers for all of its paths.
-        path.strip_prefix(self.prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || rest == "*")
+        path.strip_prefix(self.prefix.as_str())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || rest == "*")
     }
 
     /// What is left of an origin-form target once the prefix is removed, if this route removes it. A target that would be

@@ -131,7 +131,9 @@ impl Session {
         let has_room = self.flows[from].is_drained();
         match (&self.phase, from) {
             (Phase::Head { .. } | Phase::Linger, Side::Client) => true,
-            (Phase::Exchange(exchange), Side::Client) => has_room && exchange.wants_request() && exchange.handshake.is_none(),
+            (Phase::Exchange(exchange), Side::Client) => {
+                has_room && exchange.wants_request() && exchange.handshake.is_none()
+            }
             (Phase::Exchange(exchange), Side::Upstream) => has_room && exchange.wants_response(),
             (Phase::Finish(exchange), Side::Client) => exchange.keep && !exchange.request_is_whole(),
             (Phase::Tunnel(_), _) => has_room && !self.flows[from].has_ended(),
@@ -166,6 +168,16 @@ impl Session {
         let route = exchange.route?;
         let to = exchange.policy.routes.route(route)?.to.as_slice();
         Some(Wanted { route, to, fresh: *fresh })
+    }
+
+    /// The upstream that was asked last, as long as its exchange has not ended.
+    pub fn upstream(&self) -> Option<UpstreamId> {
+        match &self.phase {
+            Phase::Connect { exchange, .. } | Phase::Exchange(exchange) | Phase::Finish(exchange) => {
+                exchange.record.upstream
+            }
+            Phase::Head { .. } | Phase::Tunnel(_) | Phase::Linger | Phase::Closed => None,
+        }
     }
 
     /// The upstream whose connection is under way.
@@ -223,7 +235,8 @@ impl Session {
                 let news = pending.get(pending.len() - n..).unwrap_or_default();
                 // A head is looked at when its first bytes come and whenever a line ends: often enough to refuse what is
                 // wrong at once, and not for every byte of one that comes slowly.
-                let is_worth_a_look = is_first || news.contains(&b'\n') || pending.len() >= turn.policy.limits.head.bytes_max;
+                let is_worth_a_look =
+                    is_first || news.contains(&b'\n') || pending.len() >= turn.policy.limits.head.bytes_max;
                 if began.is_none() {
                     self.begin_head(turn);
                 }
@@ -303,7 +316,10 @@ impl Session {
             }
             (Phase::Head { began: None }, Side::Client) => self.close(),
             (Phase::Head { .. }, Side::Client) => {
-                log::debug!("{} event=error why=\"the client closed the connection within a request head\"", self.number);
+                log::debug!(
+                    "{} event=error why=\"the client closed the connection within a request head\"",
+                    self.number
+                );
                 self.close();
             }
             (Phase::Linger, Side::Client) => self.close(),
@@ -335,7 +351,9 @@ impl Session {
             (Phase::Connect { .. }, Side::Upstream) => self.refused(why, turn),
             (Phase::Exchange(_), Side::Upstream) => self.upstream_failed(why, turn),
             (Phase::Tunnel(_), _) => self.end_tunnel(End::because("reset", side.as_str(), why), side.other(), turn),
-            (Phase::Connect { .. } | Phase::Exchange(_) | Phase::Finish(_), Side::Client) => self.client_left(why, turn),
+            (Phase::Connect { .. } | Phase::Exchange(_) | Phase::Finish(_), Side::Client) => {
+                self.client_left(why, turn)
+            }
             (Phase::Head { .. } | Phase::Linger, Side::Client) => {
                 log::debug!("{} event=error why=\"{why}\"", self.number);
                 self.close();
@@ -372,7 +390,9 @@ impl Session {
         match &self.phase {
             Phase::Head { began: None } => self.close(),
             Phase::Head { began: Some(_) } => self.reject(Reject::TooSlow, turn),
-            Phase::Connect { .. } => self.reply(Reply::new(504), End::because("late", "upstream", &"no connection in time"), turn),
+            Phase::Connect { .. } => {
+                self.reply(Reply::new(504), End::because("late", "upstream", &"no connection in time"), turn)
+            }
             Phase::Exchange(exchange) => {
                 let waits_for_client = !exchange.request_is_whole() && self.flows.client.is_drained();
                 let client_is_slow = !self.flows.upstream.is_drained();
@@ -387,7 +407,9 @@ impl Session {
                 }
             }
             Phase::Tunnel(_) => self.end_tunnel_in_peace(End::new("silence", "hawkey"), turn),
-            Phase::Finish(exchange) if self.flows.upstream.is_drained() && !exchange.request_is_whole() => self.finish(turn),
+            Phase::Finish(exchange) if self.flows.upstream.is_drained() && !exchange.request_is_whole() => {
+                self.finish(turn)
+            }
             Phase::Finish(_) => self.cut(End::because("late", "client", &"read nothing in time"), turn),
             Phase::Linger => self.close(),
             Phase::Closed => {}
@@ -405,7 +427,9 @@ impl Session {
     pub fn stop_now(&mut self, turn: &mut Turn) {
         match self.phase {
             Phase::Tunnel(_) => self.end_tunnel_in_peace(End::new("stopped", "hawkey"), turn),
-            Phase::Connect { .. } | Phase::Exchange(_) | Phase::Finish(_) => self.cut(End::new("stopped", "hawkey"), turn),
+            Phase::Connect { .. } | Phase::Exchange(_) | Phase::Finish(_) => {
+                self.cut(End::new("stopped", "hawkey"), turn)
+            }
             Phase::Head { .. } | Phase::Linger | Phase::Closed => self.close(),
         }
     }
@@ -554,7 +578,8 @@ impl Session {
         // A reused upstream connection that ends before its first byte was most likely closing while we wrote. Ask once more on
         // a new one, but only what is idempotent and still whole in the flow, or what has not left at all: anything else may
         // have been acted on.
-        let may_ask_again = exchange.is_reused && !exchange.is_heard() && (self.flows.client.is_held() || exchange.record.up == 0);
+        let may_ask_again =
+            exchange.is_reused && !exchange.is_heard() && (self.flows.client.is_held() || exchange.record.up == 0);
         if !may_ask_again {
             return self.fault(why, turn);
         }
@@ -592,7 +617,10 @@ impl Session {
     /// Answers in the upstream's place, or cuts the connection if a byte of a final response has left: a cut answer must never
     /// look whole.
     fn reply(&mut self, reply: Reply, end: End<'_>, turn: &mut Turn) {
-        let (Phase::Connect { exchange, .. } | Phase::Exchange(exchange) | Phase::Finish(exchange)) = &self.phase else { return };
+        let (Phase::Connect { exchange, .. } | Phase::Exchange(exchange) | Phase::Finish(exchange)) = &self.phase
+        else {
+            return;
+        };
         let Some(interims) = exchange.interims_leaving(self.flows.upstream.leaving().len()) else {
             return self.cut(end, turn);
         };
@@ -615,7 +643,11 @@ impl Session {
     fn finish_response(&mut self, turn: &mut Turn) {
         let Phase::Exchange(exchange) = &self.phase else { return };
         let is_sent = self.flows.client.is_drained();
-        self.steps.add(if exchange.leaves_upstream_reusable(is_sent) { Step::Release } else { Step::Close(Side::Upstream) });
+        self.steps.add(if exchange.leaves_upstream_reusable(is_sent) {
+            Step::Release
+        } else {
+            Step::Close(Side::Upstream)
+        });
         let Some(mut exchange) = self.take_exchange() else { return };
         exchange.begin_discarding(&mut self.flows.client);
         self.enter(Phase::Finish(exchange));

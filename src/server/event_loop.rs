@@ -48,6 +48,8 @@ pub struct EventLoop {
     listeners: Vec<Listener>,
     signals: Option<Signals>,
     stop: Arc<StopFlag>,
+    /// A signal or a handle has woken the loop.
+    is_requested: bool,
     pairs: Slab<Pair>,
     /// Pairs that have something to do, each once.
     queue: VecDeque<PairKey>,
@@ -67,7 +69,13 @@ pub struct EventLoop {
 
 impl EventLoop {
     /// The loop of `listeners` that are bound already.
-    pub fn new(config: Config, poll: Poll, listeners: Vec<Listener>, signals: Option<Signals>, stop: Arc<StopFlag>) -> io::Result<EventLoop> {
+    pub fn new(
+        config: Config,
+        poll: Poll,
+        listeners: Vec<Listener>,
+        signals: Option<Signals>,
+        stop: Arc<StopFlag>,
+    ) -> io::Result<EventLoop> {
         let now = Instant::now();
         let descriptors = descriptors::raise_limit();
         let connections_max = config.connections.unwrap_or((descriptors / 2).saturating_sub(16).max(1));
@@ -89,6 +97,8 @@ impl EventLoop {
             listeners,
             signals,
             stop,
+            // What came before the loop began has woken nobody.
+            is_requested: true,
             pairs: Slab::new(),
             queue: VecDeque::new(),
             dead: Vec::new(),
@@ -147,12 +157,12 @@ impl EventLoop {
 
     /// Events and expired deadlines only mark sockets and queue pairs; nothing is done about them yet.
     fn take_note(&mut self) {
-        let EventLoop { events, listeners, net, pairs, queue, .. } = self;
+        let EventLoop { events, listeners, net, pairs, queue, is_requested, .. } = self;
         for event in events.iter() {
             let Token(token) = event.token();
             match token.checked_sub(FIRST_LISTENER) {
                 Some(index) => listeners.iter_mut().skip(index).take(1).for_each(|listener| listener.is_ready = true),
-                None if token >= OTHER => {}
+                None if token >= OTHER => *is_requested = true,
                 None => note_stream(event, net, pairs, queue),
             }
         }
@@ -272,12 +282,17 @@ impl EventLoop {
     // Stopping.
 
     fn heed_requests(&mut self) {
+        if !std::mem::take(&mut self.is_requested) {
+            return;
+        }
         let requests = self.signals.as_mut().map(Signals::take).unwrap_or_default();
         for request in requests {
             match request {
                 Request::Stop if self.stop_by.is_some() => self.stop_at_once(),
                 Request::Stop => self.begin_to_stop(),
-                Request::Reload => log::warn!("event=reload why=\"a running configuration cannot be replaced yet: SIGHUP is ignored\""),
+                Request::Reload => {
+                    log::warn!("event=reload why=\"a running configuration cannot be replaced yet: SIGHUP is ignored\"")
+                }
             }
         }
         match self.stop.take() {

@@ -44,7 +44,9 @@ pub fn flush() {
     let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
     if waiting.lost > 0 && waiting.lines.len() < WAITING_BYTES_MAX / 2 {
         let lost = std::mem::take(&mut waiting.lost);
-        waiting.lines.extend_from_slice(format!("level=warn lost_lines={lost} why=\"standard error was not read\"\n").as_bytes());
+        waiting.lines.extend_from_slice(
+            format!("level=warn lost_lines={lost} why=\"standard error was not read\"\n").as_bytes(),
+        );
     }
     if waiting.lines.is_empty() {
         return;

@@ -44,7 +44,9 @@ impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let BindError { listen, error } = self;
         match error.kind() {
-            io::ErrorKind::AddrInUse => write!(f, "cannot listen on {listen}: another process is listening there already"),
+            io::ErrorKind::AddrInUse => {
+                write!(f, "cannot listen on {listen}: another process is listening there already")
+            }
             io::ErrorKind::AddrNotAvailable => write!(f, "cannot listen on {listen}: this machine has no such address"),
             io::ErrorKind::PermissionDenied => {
                 write!(f, "cannot listen on {listen}: permission denied (a port below 1024 needs CAP_NET_BIND_SERVICE)")
@@ -100,7 +102,14 @@ impl Listener {
                 }
                 Err(error) => match Errno::from_io_error(&error) {
                     // accept(2): errors of the new connection, not of the listener.
-                    Some(Errno::INTR | Errno::CONNABORTED | Errno::PROTO | Errno::PERM | Errno::NETDOWN | Errno::HOSTUNREACH) => {}
+                    Some(
+                        Errno::INTR
+                        | Errno::CONNABORTED
+                        | Errno::PROTO
+                        | Errno::PERM
+                        | Errno::NETDOWN
+                        | Errno::HOSTUNREACH,
+                    ) => {}
                     _ => return Err(error),
                 },
             }

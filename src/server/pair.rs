@@ -29,7 +29,6 @@ pub struct Net {
 pub struct Pair {
     session: Session,
     sockets: Both<Option<SocketKey>>,
-    upstream: Option<UpstreamId>,
     /// When the loop looks at it again anyway.
     pub armed: Tick,
     /// What the loop has taken note of since it was last driven.
@@ -62,7 +61,7 @@ impl Pair {
     /// A session and the socket of its client.
     pub fn new(session: Session, client: SocketKey) -> Pair {
         let sockets = Both { client: Some(client), upstream: None };
-        Pair { session, sockets, upstream: None, armed: Tick::NEVER, noted: Noted::default() }
+        Pair { session, sockets, armed: Tick::NEVER, noted: Noted::default() }
     }
 
     /// The session.
@@ -207,7 +206,6 @@ impl Pair {
         let Some(wanted) = self.session.wanted() else { return };
         let fresh = wanted.fresh;
         let Some(upstream) = net.upstreams.choose(&wanted, turn.now) else { return };
-        self.upstream = Some(upstream);
         let holder = Holder::Pair(key, Side::Upstream);
         if !fresh && let Some(idle) = net.upstreams.take_idle(upstream) {
             net.table.hand_over(idle, holder);
@@ -240,7 +238,7 @@ impl Pair {
 
     /// Lets others use the upstream's connection, unless something stands in it that nobody asked for.
     fn release(&mut self, net: &mut Net, turn: &Turn) {
-        let (Some(key), Some(upstream)) = (self.sockets.upstream.take(), self.upstream) else { return };
+        let (Some(key), Some(upstream)) = (self.sockets.upstream.take(), self.session.upstream()) else { return };
         let is_quiet = net.table.socket(key).is_some_and(|socket| !socket.is_readable());
         if !is_quiet || turn.stopping {
             return net.table.close(key);
@@ -260,6 +258,11 @@ mod tests {
     fn an_idle_tunnel_costs_at_most_256_bytes() {
         // A pair, two sockets, and an entry for its deadline.
         let bytes = size_of::<Pair>() + 2 * Table::ENTRY_BYTES + size_of::<(Tick, PairKey)>();
-        assert!(bytes <= 256, "a pair of {}, sockets of {}: {bytes} bytes in all", size_of::<Pair>(), Table::ENTRY_BYTES);
+        assert!(
+            bytes <= 256,
+            "a pair of {}, sockets of {}: {bytes} bytes in all",
+            size_of::<Pair>(),
+            Table::ENTRY_BYTES
+        );
     }
 }

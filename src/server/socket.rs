@@ -152,7 +152,8 @@ impl Socket {
 
 /// Lets the kernel watch that the other end of `stream` lives; on a listener, of every connection that it accepts.
 pub fn watch_peer(stream: &socket2::Socket) {
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY).with_retries(KEEPALIVE_TIMES);
+    let keepalive =
+        TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY).with_retries(KEEPALIVE_TIMES);
     let _ = stream.set_tcp_keepalive(&keepalive);
     let _ = stream.set_tcp_user_timeout(Some(UNANSWERED_MAX));
 }

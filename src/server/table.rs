@@ -1,6 +1,7 @@
 //! Which socket a token names, and who holds it.
 
 use std::io;
+use std::num::NonZeroU32;
 
 use mio::{Registry, Token};
 use slab::Slab;
@@ -9,9 +10,19 @@ use crate::proxy::policy::UpstreamId;
 use crate::proxy::side::Side;
 use crate::server::socket::Socket;
 
-/// A place in the table.
+/// A place in the table. Counted from 1, so that having none costs nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SocketKey(u32);
+pub struct SocketKey(NonZeroU32);
+
+impl SocketKey {
+    fn new(place: u32) -> SocketKey {
+        SocketKey(NonZeroU32::MIN.saturating_add(place))
+    }
+
+    fn place(self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
 
 #[cfg(test)]
 impl Table {
@@ -23,7 +34,7 @@ impl Table {
 impl SocketKey {
     /// A key that names no socket.
     pub fn for_tests(place: u32) -> SocketKey {
-        SocketKey(place)
+        SocketKey::new(place)
     }
 }
 
@@ -75,7 +86,7 @@ impl Table {
         socket.register(registry, Token((generation << PLACE_BITS | place) as usize))?;
         self.births = self.births.wrapping_add(1);
         vacant.insert(Entry { socket: Some(socket), holder, generation: generation as u16 });
-        Ok(SocketKey(place))
+        Ok(SocketKey::new(place))
     }
 
     /// The open socket that `token` names, and who holds it.
@@ -85,24 +96,24 @@ impl Table {
         let entry = self.entries.get_mut(place as usize)?;
         let is_same = u32::from(entry.generation) == bits >> PLACE_BITS;
         let socket = entry.socket.as_mut().filter(|_| is_same)?;
-        Some((SocketKey(place), socket, entry.holder))
+        Some((SocketKey::new(place), socket, entry.holder))
     }
 
     /// The socket at `key`, if it is open.
     pub fn socket(&mut self, key: SocketKey) -> Option<&mut Socket> {
-        self.entries.get_mut(key.0 as usize)?.socket.as_mut()
+        self.entries.get_mut(key.place())?.socket.as_mut()
     }
 
     /// Gives the socket at `key` to another holder.
     pub fn hand_over(&mut self, key: SocketKey, holder: Holder) {
-        if let Some(entry) = self.entries.get_mut(key.0 as usize) {
+        if let Some(entry) = self.entries.get_mut(key.place()) {
             entry.holder = holder;
         }
     }
 
     /// Closes the socket at `key`. The kernel forgets its registration with it.
     pub fn close(&mut self, key: SocketKey) {
-        if let Some(entry) = self.entries.get_mut(key.0 as usize)
+        if let Some(entry) = self.entries.get_mut(key.place())
             && entry.socket.take().is_some()
         {
             self.dead.push(key);
@@ -112,7 +123,7 @@ impl Table {
     /// Frees the places of closed sockets.
     pub fn bury(&mut self) {
         for key in self.dead.drain(..) {
-            self.entries.try_remove(key.0 as usize);
+            self.entries.try_remove(key.place());
         }
     }
 }

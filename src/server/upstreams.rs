@@ -96,7 +96,11 @@ impl Upstreams {
 
     /// Takes out the connection that has been idle for longest: descriptors are short.
     pub fn evict(&mut self) -> Option<SocketKey> {
-        let oldest = self.slots.iter_mut().filter(|slot| !slot.idle.is_empty()).min_by_key(|slot| slot.idle.first().map(|(_, since)| *since))?;
+        let oldest = self
+            .slots
+            .iter_mut()
+            .filter(|slot| !slot.idle.is_empty())
+            .min_by_key(|slot| slot.idle.first().map(|(_, since)| *since))?;
         self.idle -= 1;
         Some(oldest.idle.remove(0).0)
     }
@@ -118,7 +122,8 @@ impl Upstreams {
             due.extend(slot.idle.drain(..fresh).map(|(key, _)| key));
         }
         self.idle -= due.len();
-        self.next_due = self.slots.iter().filter_map(|slot| slot.idle.first()).map(|(_, since)| *since + idle_for).min();
+        self.next_due =
+            self.slots.iter().filter_map(|slot| slot.idle.first()).map(|(_, since)| *since + idle_for).min();
         due
     }
 
@@ -141,7 +146,8 @@ mod tests {
 
     fn upstreams(idle_max: usize) -> Upstreams {
         let upstream = |port| Upstream { written: String::new(), address: Address::Tcp(([127, 0, 0, 1], port).into()) };
-        let route = Route { host: HostPattern::Any, prefix: String::new(), strip: false, dot_segments: false, to: TO.to_vec() };
+        let route =
+            Route { host: HostPattern::Any, prefix: String::new(), strip: false, dot_segments: false, to: TO.to_vec() };
         let policy = Policy {
             upstreams: vec![upstream(1), upstream(2), upstream(3)],
             routes: RouteTable::new(vec![route]),

@@ -3,6 +3,7 @@
 //! Written apart from hawkey's own parser, so that the two cannot share a mistake. What hawkey sends must parse here with no
 //! leniency at all; anything else panics. Bytes stand for characters one to one, so hostile ones can be compared too.
 
+use std::fmt;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::time::Duration;
@@ -23,7 +24,6 @@ pub enum Stop {
 }
 
 /// A message that did not come whole.
-#[derive(Debug)]
 pub struct Cut {
     /// Why no more came.
     pub stop: Stop,
@@ -43,7 +43,7 @@ pub struct Head {
 }
 
 /// A message read whole.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Message {
     /// Its start line and fields.
     pub head: Head,
@@ -55,6 +55,18 @@ pub struct Message {
     pub trailers: Vec<String>,
     /// Which connection it came on, for requests to an origin: 0 for the first.
     pub connection: usize,
+}
+
+impl fmt::Debug for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} behind {:?} and {}", self.stop, self.head, shown(&self.bytes))
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} with the body {}", self.head, shown(&self.body))
+    }
 }
 
 impl std::ops::Deref for Message {
@@ -168,7 +180,7 @@ impl Wire {
 
     /// The socket, for another protocol. Nothing that was read may be waiting.
     pub fn into_socket(self) -> Socket {
-        assert!(self.unread.is_empty(), "bytes wait in the buffer: {:?}", latin1(&self.unread));
+        assert!(self.unread.is_empty(), "bytes wait in the buffer: {}", shown(&self.unread));
         self.socket
     }
 
@@ -256,19 +268,19 @@ impl Wire {
     /// Nothing more comes but the end.
     pub fn expect_end(&mut self) {
         let (bytes, stop) = self.rest();
-        assert_eq!((latin1(&bytes).as_str(), stop), ("", Stop::End), "expected a clean end and nothing before it");
+        assert_eq!((shown(&bytes).as_str(), stop), (r#""""#, Stop::End), "expected a clean end and nothing before it");
     }
 
     /// Nothing more comes but a reset.
     pub fn expect_reset(&mut self) {
         let (bytes, stop) = self.rest();
-        assert_eq!((latin1(&bytes).as_str(), stop), ("", Stop::Reset), "expected a reset and nothing before it");
+        assert_eq!((shown(&bytes).as_str(), stop), (r#""""#, Stop::Reset), "expected a reset and nothing before it");
     }
 
     /// Nothing comes but the end or a reset.
     pub fn expect_gone(&mut self) {
         let (bytes, stop) = self.rest();
-        assert!(bytes.is_empty() && stop != Stop::Silence, "expected the end, came {:?}, {stop:?}", latin1(&bytes));
+        assert!(bytes.is_empty() && stop != Stop::Silence, "expected the end, came {}, {stop:?}", shown(&bytes));
     }
 
     /// Nothing comes for `duration`, not even an end.
@@ -276,8 +288,7 @@ impl Wire {
         self.socket.set_read_timeout(Some(duration)).expect("a socket can wait");
         let filled = if self.unread.is_empty() { self.fill() } else { Ok(()) };
         self.socket.set_read_timeout(Some(PATIENCE)).expect("a socket can wait");
-        let came = latin1(&self.unread);
-        assert_eq!(filled, Err(Stop::Silence), "expected silence, came {came:?}");
+        assert_eq!(filled, Err(Stop::Silence), "expected silence, came {}", shown(&self.unread));
     }
 
     fn read_chunks(&mut self, message: &mut Message) -> Result<(), Stop> {
@@ -370,4 +381,10 @@ impl Wire {
 
 fn latin1(bytes: &[u8]) -> String {
     bytes.iter().copied().map(char::from).collect()
+}
+
+/// Bytes as a message of a failed test has them: quoted, and not all of them if they are many.
+fn shown(bytes: &[u8]) -> String {
+    let some = bytes.get(..300).unwrap_or(bytes).escape_ascii();
+    if bytes.len() > 300 { format!("\"{some}\"... of {} bytes", bytes.len()) } else { format!("\"{some}\"") }
 }

@@ -76,7 +76,12 @@ impl Proxy {
     /// A proxy by a command that is given the path of the configuration.
     pub fn launch(config: &str, pipe: LogPipe, command: impl FnOnce(&std::path::Path) -> Command) -> Proxy {
         let config = config_file(config);
-        let mut child = command(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("hawkey starts");
+        let mut child = command(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("hawkey starts");
         let stderr = child.stderr.take().expect("standard error is a pipe");
         let log = Arc::new(Log::default());
         let reader = Arc::clone(&log);
@@ -89,7 +94,13 @@ impl Proxy {
     /// Runs hawkey with a configuration that it cannot start with: its exit code, and what it says on standard error.
     pub fn fails(config: &str) -> (Option<i32>, String) {
         let config = config_file(config);
-        let mut child = hawkey().arg("-c").arg(&*config).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("hawkey starts");
+        let mut child = hawkey()
+            .arg("-c")
+            .arg(&*config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("hawkey starts");
         let stderr = child.stderr.take().expect("standard error is a pipe");
         let log = Arc::new(Log::default());
         let reader = Arc::clone(&log);
