@@ -45,6 +45,7 @@ fn a_stop_ends_accepting_and_lets_an_exchange_end() {
     upstream.send("3\r\ntwo\r\n0\r\n\r\n");
     client.expect("3\r\ntwo\r\n0\r\n\r\n");
     client.expect_end();
+    drop(client);
     assert_eq!(timed(Duration::ZERO, SECOND, || proxy.wait()).code(), Some(0));
 }
 

@@ -200,6 +200,7 @@ pub enum Stays {
 /// Large buffers, lent while a session is driven.
 #[derive(Debug, Default)]
 pub struct Pool {
+    #[expect(clippy::vec_box, reason = "between pool and flow a buffer moves as one pointer")]
     spare: Vec<Box<Buffer>>,
 }
 
