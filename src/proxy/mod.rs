@@ -10,5 +10,6 @@ pub mod record;
 pub mod route;
 pub mod session;
 pub mod side;
+pub mod step;
 pub mod tunnel;
 pub mod turn;

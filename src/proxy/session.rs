@@ -4,19 +4,24 @@
 //! [`wants_write`](Session::wants_write), tells it what came of that, carries out each [`Step`], and comes back at the
 //! [`deadline`](Session::deadline). So a conversation can be simulated, fuzzed and replayed without a socket.
 
+mod transitions;
+
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::http::reject::Reject;
 use crate::http::reply::Reply;
-use crate::proxy::exchange::{Begun, Exchange, Progress, Stop};
+use crate::proxy::exchange::Exchange;
 use crate::proxy::flow::Flow;
-use crate::proxy::policy::{ClientAddress, FaultStatus, UpstreamId};
-use crate::proxy::record::{End, Number, Record};
+use crate::proxy::policy::{ClientAddress, UpstreamId};
+use crate::proxy::record::{End, Number};
 use crate::proxy::route::RouteId;
 use crate::proxy::side::{Both, Side};
+use crate::proxy::step::Steps;
 use crate::proxy::tunnel::Tunnel;
 use crate::proxy::turn::Turn;
+
+pub use crate::proxy::step::Step;
 
 /// One client's connection, from the accept to the close.
 #[derive(Debug)]
@@ -49,54 +54,6 @@ enum Phase {
     Linger,
     /// Nothing more will happen.
     Closed,
-}
-
-/// What a session wishes to be done with its sockets. Each is given out once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Pass an end of file on to this side.
-    Shutdown(Side),
-    /// The upstream's connection may serve others.
-    Release,
-    /// Close this side's connection.
-    Close(Side),
-    /// Close this side's connection with a reset.
-    Abort(Side),
-    /// Find a connection to an upstream: see [`Session::wanted`].
-    Connect,
-    /// The session is a tunnel now, which may be silent for hours: let the kernel watch that both peers live.
-    WatchPeers,
-}
-
-/// Steps that wait to be carried out, in the order of their bits: an upstream is let go before another is asked for, and the
-/// client's connection goes last.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Steps(u16);
-
-const ORDER: [Step; 9] = [
-    Step::WatchPeers,
-    Step::Shutdown(Side::Upstream),
-    Step::Release,
-    Step::Close(Side::Upstream),
-    Step::Abort(Side::Upstream),
-    Step::Connect,
-    Step::Shutdown(Side::Client),
-    Step::Close(Side::Client),
-    Step::Abort(Side::Client),
-];
-
-impl Steps {
-    fn add(&mut self, step: Step) {
-        for (bit, known) in ORDER.iter().enumerate() {
-            self.0 |= u16::from(*known == step) << bit;
-        }
-    }
-
-    fn take(&mut self) -> Option<Step> {
-        let step = ORDER.get(self.0.trailing_zeros() as usize).copied();
-        self.0 &= self.0.wrapping_sub(1);
-        step
-    }
 }
 
 /// Which upstream a session wants to be connected with.
@@ -317,7 +274,7 @@ impl Session {
             (Phase::Head { began: None }, Side::Client) => self.close(),
             (Phase::Head { .. }, Side::Client) => {
                 log::debug!(
-                    "{} event=error why=\"the client closed the connection within a request head\"",
+                    "{} event=error of=client why=\"closed the connection within a request head\"",
                     self.number
                 );
                 self.close();
@@ -347,6 +304,7 @@ impl Session {
 
     /// This side's connection broke: a read or a write failed, or a connection could not be made. `why` is for people.
     pub fn broke(&mut self, side: Side, why: &dyn fmt::Display, turn: &mut Turn) {
+        log::debug!("{} event=error of={} why=\"{why}\"", self.number, side.as_str());
         match (&mut self.phase, side) {
             (Phase::Connect { .. }, Side::Upstream) => self.refused(why, turn),
             (Phase::Exchange(_), Side::Upstream) => self.upstream_failed(why, turn),
@@ -354,10 +312,7 @@ impl Session {
             (Phase::Connect { .. } | Phase::Exchange(_) | Phase::Finish(_), Side::Client) => {
                 self.client_left(why, turn)
             }
-            (Phase::Head { .. } | Phase::Linger, Side::Client) => {
-                log::debug!("{} event=error why=\"{why}\"", self.number);
-                self.close();
-            }
+            (Phase::Head { .. } | Phase::Linger, Side::Client) => self.close(),
             (Phase::Head { .. } | Phase::Finish(_) | Phase::Linger, Side::Upstream) | (Phase::Closed, _) => {}
         }
     }
@@ -367,7 +322,7 @@ impl Session {
         match &mut self.phase {
             Phase::Exchange(exchange) if exchange.record.up == 0 => self.upstream_failed(why, turn),
             Phase::Exchange(exchange) => {
-                log::debug!("{} event=error why=\"the upstream takes nothing more: {why}\"", self.number);
+                log::debug!("{} event=error of=upstream why=\"takes nothing more: {why}\"", self.number);
                 // A held request can only leave again while it is whole.
                 if !self.flows.client.is_held() {
                     exchange.note_deaf(&mut self.flows.client);
@@ -439,330 +394,6 @@ impl Session {
         for side in Side::BOTH {
             self.flows[side].settle(&mut turn.pool);
         }
-    }
-
-    // Transitions.
-
-    /// The only assignment to the phase.
-    fn enter(&mut self, phase: Phase) {
-        debug_assert!(!matches!(self.phase, Phase::Closed), "nothing follows {:?}", self.phase.as_str());
-        log::debug!("{} phase={}", self.number, phase.as_str());
-        self.phase = phase;
-    }
-
-    /// Takes the exchange out of the phase, which is about to be left.
-    fn take_exchange(&mut self) -> Option<Box<Exchange>> {
-        match std::mem::replace(&mut self.phase, Phase::Head { began: None }) {
-            Phase::Connect { exchange, .. } | Phase::Exchange(exchange) | Phase::Finish(exchange) => Some(exchange),
-            phase @ (Phase::Head { .. } | Phase::Tunnel(_) | Phase::Linger | Phase::Closed) => {
-                self.phase = phase;
-                None
-            }
-        }
-    }
-
-    /// The first byte of a request has come.
-    fn begin_head(&mut self, turn: &Turn) {
-        self.number.request = self.number.request.saturating_add(1);
-        // On a new connection the time for a head has been running since the accept.
-        if self.number.request > 1 {
-            self.deadline = Some(turn.now + turn.policy.timeouts.head);
-        }
-        self.enter(Phase::Head { began: Some(turn.now) });
-    }
-
-    fn read_head(&mut self, turn: &mut Turn) {
-        let Phase::Head { began } = self.phase else { return };
-        let record = Record::new(began.unwrap_or(turn.now));
-        match Exchange::begin(&mut self.flows.client, &self.client, record, turn) {
-            Begun::Partial => {}
-            Begun::Forward(exchange) => {
-                if exchange.handshake.is_some() {
-                    log::debug!("{} event=upgrade-asked", self.number);
-                }
-                self.connect(exchange, 0, false, turn);
-                self.leave_if_client_is_done(turn);
-            }
-            Begun::Stop(exchange, stop) => {
-                self.enter(Phase::Finish(exchange));
-                match stop {
-                    Stop::Reject(reject) => self.reject(reject, turn),
-                    Stop::Answer => self.reply(Reply::new(200), End::new("answered", "hawkey"), turn),
-                    Stop::NoRoute => {
-                        log::debug!("{} event=no-route", self.number);
-                        self.reply(Reply::new(404), End::new("no-route", "hawkey"), turn);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Orders a connection. A handshake has one deadline for all of it, whatever the number of attempts.
-    fn connect(&mut self, exchange: Box<Exchange>, attempt: usize, fresh: bool, turn: &Turn) {
-        let timeouts = &exchange.policy.timeouts;
-        let is_again = attempt > 0 || fresh;
-        match exchange.handshake {
-            Some(_) if is_again => {}
-            Some(_) => self.deadline = Some(turn.now + timeouts.upgrade),
-            None => self.deadline = Some(turn.now + timeouts.connect),
-        }
-        self.enter(Phase::Connect { exchange, attempt, under_way: false, fresh });
-        self.steps.add(Step::Connect);
-    }
-
-    fn connected(&mut self, turn: &Turn) {
-        if let Some(exchange) = self.take_exchange() {
-            self.flows.upstream.begin();
-            self.enter(Phase::Exchange(exchange));
-            self.note_progress(turn);
-        }
-    }
-
-    /// A connection could not be made: the next upstream of the list is tried, each once.
-    fn refused(&mut self, why: &dyn fmt::Display, turn: &mut Turn) {
-        let Phase::Connect { attempt, .. } = self.phase else { return };
-        let has_another = self.wanted().is_some_and(|wanted| attempt + 1 < wanted.to.len());
-        if !has_another {
-            return self.fault(why, turn);
-        }
-        log::debug!("{} event=error why=\"{why}: trying the next upstream\"", self.number);
-        if let Some(exchange) = self.take_exchange() {
-            self.steps.add(Step::Close(Side::Upstream));
-            self.connect(exchange, attempt + 1, true, turn);
-        }
-    }
-
-    fn read_response(&mut self, turn: &mut Turn) {
-        let Phase::Exchange(exchange) = &mut self.phase else { return };
-        let progress = exchange.response_arrived(&mut self.flows, turn);
-        if exchange.is_heard() {
-            self.flows.client.forget();
-        }
-        match progress {
-            Ok(Progress::Going) => self.note_progress(turn),
-            Ok(Progress::Whole) => self.finish_response(turn),
-            Ok(Progress::Upgraded) => self.open_tunnel(turn),
-            Err(fault) => self.upstream_failed(&fault, turn),
-        }
-    }
-
-    /// Moves the deadline of an exchange that goes on.
-    fn note_progress(&mut self, turn: &Turn) {
-        let (Phase::Exchange(exchange) | Phase::Finish(exchange)) = &self.phase else { return };
-        let silence_max: Option<Duration> = if exchange.is_answered() || matches!(self.phase, Phase::Finish(_)) {
-            exchange.silence_max()
-        } else if exchange.handshake.is_some() {
-            return;
-        } else if exchange.request_is_whole() && self.flows.client.is_drained() {
-            // Bytes of an unfinished head are no progress: they move nothing.
-            if !self.flows.upstream.pending().is_empty() {
-                return;
-            }
-            exchange.policy.timeouts.response
-        } else {
-            exchange.policy.timeouts.idle
-        };
-        self.deadline = silence_max.map(|max| turn.now + max);
-    }
-
-    fn leave_if_client_is_done(&mut self, turn: &Turn) {
-        let (Phase::Connect { exchange, .. } | Phase::Exchange(exchange)) = &self.phase else { return };
-        if self.is_client_done && exchange.request_is_whole() {
-            self.client_left(&"closed the connection", turn);
-        }
-    }
-
-    /// The upstream's connection ended or broke before the response was whole.
-    fn upstream_failed(&mut self, why: &dyn fmt::Display, turn: &mut Turn) {
-        let Phase::Exchange(exchange) = &self.phase else { return };
-        // A reused upstream connection that ends before its first byte was most likely closing while we wrote. Ask once more on
-        // a new one, but only what is idempotent and still whole in the flow, or what has not left at all: anything else may
-        // have been acted on.
-        let may_ask_again =
-            exchange.is_reused && !exchange.is_heard() && (self.flows.client.is_held() || exchange.record.up == 0);
-        if !may_ask_again {
-            return self.fault(why, turn);
-        }
-        log::debug!("{} event=error why=\"{why}: asking again on a new connection\"", self.number);
-        if let Some(mut exchange) = self.take_exchange() {
-            self.flows.client.rewind();
-            self.flows.upstream.drop_pending();
-            exchange.record.up = 0;
-            self.steps.add(Step::Close(Side::Upstream));
-            self.connect(exchange, 0, true, turn);
-        }
-    }
-
-    /// The upstream failed us, and nobody else is left to be asked.
-    fn fault(&mut self, why: &dyn fmt::Display, turn: &mut Turn) {
-        log::debug!("{} event=error why=\"{why}\"", self.number);
-        let status = match turn.policy.fault_status {
-            FaultStatus::InternalServerError => 500,
-            FaultStatus::BadGateway => 502,
-        };
-        self.reply(Reply::new(status), End::because("fault", "upstream", why), turn);
-    }
-
-    fn reject(&mut self, reject: Reject, turn: &mut Turn) {
-        if let Phase::Head { began } = self.phase {
-            let record = Record::new(began.unwrap_or(turn.now));
-            self.enter(Phase::Finish(Box::new(Exchange::refused(turn.policy.clone(), record))));
-        }
-        if let Phase::Connect { exchange, .. } | Phase::Exchange(exchange) | Phase::Finish(exchange) = &mut self.phase {
-            exchange.keep = false;
-        }
-        self.reply(Reply::to(reject), End::because("rejected", "hawkey", &reject), turn);
-    }
-
-    /// Answers in the upstream's place, or cuts the connection if a byte of a final response has left: a cut answer must never
-    /// look whole.
-    fn reply(&mut self, reply: Reply, end: End<'_>, turn: &mut Turn) {
-        let (Phase::Connect { exchange, .. } | Phase::Exchange(exchange) | Phase::Finish(exchange)) = &self.phase
-        else {
-            return;
-        };
-        let Some(interims) = exchange.interims_leaving(self.flows.upstream.leaving().len()) else {
-            return self.cut(end, turn);
-        };
-        self.let_upstream_go();
-        let Some(mut exchange) = self.take_exchange() else { return };
-        exchange.keep &= !turn.stopping;
-        exchange.begin_discarding(&mut self.flows.client);
-        exchange.record.status = Some(reply.status);
-        exchange.record.answered = Some(turn.now);
-        self.flows.upstream.truncate(interims);
-        turn.scratch.clear();
-        reply.write(exchange.version(), exchange.keep, &mut turn.scratch);
-        self.flows.upstream.replace(0, &turn.scratch);
-        exchange.record.note_end(end);
-        self.enter(Phase::Finish(exchange));
-        self.note_progress(turn);
-    }
-
-    /// The response is whole in the flow; the upstream has done its work.
-    fn finish_response(&mut self, turn: &mut Turn) {
-        let Phase::Exchange(exchange) = &self.phase else { return };
-        let is_sent = self.flows.client.is_drained();
-        self.steps.add(if exchange.leaves_upstream_reusable(is_sent) {
-            Step::Release
-        } else {
-            Step::Close(Side::Upstream)
-        });
-        let Some(mut exchange) = self.take_exchange() else { return };
-        exchange.begin_discarding(&mut self.flows.client);
-        self.enter(Phase::Finish(exchange));
-        self.note_progress(turn);
-        self.finish_if_done(turn);
-    }
-
-    fn finish_if_done(&mut self, turn: &mut Turn) {
-        let Phase::Finish(exchange) = &self.phase else { return };
-        if self.flows.upstream.is_drained() && (exchange.request_is_whole() || !exchange.keep) {
-            self.finish(turn);
-        }
-    }
-
-    /// The response has left: on to the next request, or to the end of the connection.
-    fn finish(&mut self, turn: &mut Turn) {
-        let Some(exchange) = self.take_exchange() else { return };
-        let goes_on = exchange.keep && exchange.request_is_whole() && !turn.stopping;
-        exchange.record.log(self.number, &self.client, &exchange.policy, turn.now);
-        if !goes_on {
-            self.flows.client.drop_pending();
-            self.deadline = Some(turn.now + exchange.policy.timeouts.linger);
-            self.enter(Phase::Linger);
-            self.steps.add(Step::Shutdown(Side::Client));
-            return;
-        }
-        self.deadline = Some(turn.now + turn.policy.timeouts.keep_alive);
-        self.enter(Phase::Head { began: None });
-        // What came behind the request is the next one.
-        if !self.flows.client.pending().is_empty() {
-            self.begin_head(turn);
-            self.read_head(turn);
-        }
-    }
-
-    fn open_tunnel(&mut self, turn: &mut Turn) {
-        let Some(exchange) = self.take_exchange() else { return };
-        log::debug!("{} event=upgrade-answered", self.number);
-        exchange.record.log_open(self.number, &self.client, &exchange.policy, turn.now);
-        let tunnel = Tunnel::new(exchange.policy, exchange.record.upstream, turn.now);
-        self.deadline = tunnel.silence_max().map(|max| turn.now + max);
-        self.enter(Phase::Tunnel(tunnel));
-        self.steps.add(Step::WatchPeers);
-        for side in Side::BOTH {
-            self.flows[side].clear_all();
-        }
-    }
-
-    /// An end that has drained is passed on; when both have been, the tunnel is gone.
-    fn pass_ends_on(&mut self, turn: &mut Turn) {
-        for side in Side::BOTH {
-            if self.flows[side].passes_end_on() {
-                self.steps.add(Step::Shutdown(side.other()));
-            }
-        }
-        if self.flows.client.has_passed_end_on() && self.flows.upstream.has_passed_end_on() {
-            let first = match &self.phase {
-                Phase::Tunnel(tunnel) => tunnel.ended_first,
-                _ => None,
-            };
-            self.end_tunnel_in_peace(End::new("closed", first.map_or("hawkey", Side::as_str)), turn);
-        }
-    }
-
-    fn end_tunnel_in_peace(&mut self, end: End<'_>, turn: &Turn) {
-        self.log_tunnel(end, turn);
-        self.enter(Phase::Closed);
-        self.steps.add(Step::Close(Side::Upstream));
-        self.steps.add(Step::Close(Side::Client));
-    }
-
-    /// One side was reset: so is the other.
-    fn end_tunnel(&mut self, end: End<'_>, abort: Side, turn: &Turn) {
-        self.log_tunnel(end, turn);
-        self.enter(Phase::Closed);
-        self.steps.add(Step::Abort(abort));
-        self.steps.add(Step::Close(abort.other()));
-    }
-
-    fn log_tunnel(&self, end: End<'_>, turn: &Turn) {
-        if let Phase::Tunnel(tunnel) = &self.phase {
-            tunnel.log(self.number, &self.client, turn.now, end);
-        }
-    }
-
-    /// The client is gone: whoever works for it need not go on.
-    fn client_left(&mut self, why: &dyn fmt::Display, turn: &Turn) {
-        self.end_exchange(End::because("client-left", "client", why), Step::Close(Side::Client), turn);
-    }
-
-    /// The response cannot be completed: the client must see that.
-    fn cut(&mut self, end: End<'_>, turn: &Turn) {
-        self.end_exchange(end, Step::Abort(Side::Client), turn);
-    }
-
-    fn end_exchange(&mut self, end: End<'_>, client: Step, turn: &Turn) {
-        self.let_upstream_go();
-        if let Some(mut exchange) = self.take_exchange() {
-            exchange.record.note_end(end);
-            exchange.record.log(self.number, &self.client, &exchange.policy, turn.now);
-        }
-        self.enter(Phase::Closed);
-        self.steps.add(client);
-    }
-
-    /// Drops the upstream's connection in the middle of whatever it was doing.
-    fn let_upstream_go(&mut self) {
-        if matches!(self.phase, Phase::Connect { .. } | Phase::Exchange(_)) {
-            self.steps.add(Step::Abort(Side::Upstream));
-        }
-    }
-
-    fn close(&mut self) {
-        self.enter(Phase::Closed);
-        self.steps.add(Step::Close(Side::Client));
     }
 }
 

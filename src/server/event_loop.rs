@@ -33,6 +33,9 @@ const ACCEPTS_MAX: usize = 16;
 /// How long accepting pauses when descriptors have run out and none of ours is given back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How often the log says that accepting is paused.
+const ACCEPT_WARNING: Duration = Duration::from_secs(1);
+
 /// Tokens of what is no stream: the highest of 32 bits is set.
 const OTHER: usize = 1 << 31;
 /// [`Handle`](crate::Handle)s wake the loop by this one.
@@ -62,6 +65,7 @@ pub struct EventLoop {
     connections_max: usize,
     /// Descriptors have run out: no accepting until then.
     accept_paused_until: Option<Instant>,
+    accept_warned: Option<Instant>,
     drain: Duration,
     /// Once the process has been asked to stop: when the time for that is over.
     stop_by: Option<Instant>,
@@ -108,6 +112,7 @@ impl EventLoop {
             sessions: 0,
             connections_max,
             accept_paused_until: None,
+            accept_warned: None,
             drain: config.drain,
             stop_by: None,
         })
@@ -265,18 +270,22 @@ impl EventLoop {
         }
     }
 
-    /// What waits in the listener's queue stays there and is lost to nobody. An idle upstream connection is given up for it.
+    /// What waits in the listener's queue stays there and is lost to nobody. Idle upstream connections are given up for it, but
+    /// not the last: without an upstream, another client could not be served.
     fn pause_accepting(&mut self, error: &io::Error) {
         if descriptors::have_run_out(error)
+            && self.net.upstreams.idle() > 1
             && let Some(oldest) = self.net.upstreams.evict()
         {
             self.net.table.close(oldest);
             return;
         }
-        if self.accept_paused_until.is_none() {
+        let now = self.turn.now;
+        if self.accept_warned.is_none_or(|warned| now.saturating_duration_since(warned) > ACCEPT_WARNING) {
+            self.accept_warned = Some(now);
             log::warn!("event=accept-paused why=\"{error}\" sessions={}", self.pairs.len());
         }
-        self.accept_paused_until = Some(self.turn.now + ACCEPT_PAUSE);
+        self.accept_paused_until = Some(now + ACCEPT_PAUSE);
     }
 
     // Stopping.

@@ -105,6 +105,11 @@ impl Upstreams {
         Some(oldest.idle.remove(0).0)
     }
 
+    /// How many connections are idle.
+    pub fn idle(&self) -> usize {
+        self.idle
+    }
+
     /// When [`take_due`](Upstreams::take_due) has something to do, or earlier.
     pub fn next_due(&self) -> Option<Instant> {
         self.next_due

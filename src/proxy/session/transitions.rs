@@ -1,0 +1,340 @@
+//! How a session gets from one phase to the next, and what it does on the way.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::http::reject::Reject;
+use crate::http::reply::Reply;
+use crate::proxy::exchange::{Begun, Exchange, Progress, Stop};
+use crate::proxy::policy::FaultStatus;
+use crate::proxy::record::{End, Record};
+use crate::proxy::session::{Phase, Session};
+use crate::proxy::side::Side;
+use crate::proxy::step::Step;
+use crate::proxy::tunnel::Tunnel;
+use crate::proxy::turn::Turn;
+
+impl Session {
+    /// The only assignment to the phase.
+    pub(super) fn enter(&mut self, phase: Phase) {
+        debug_assert!(!matches!(self.phase, Phase::Closed), "nothing follows {:?}", self.phase.as_str());
+        log::debug!("{} phase={}", self.number, phase.as_str());
+        self.phase = phase;
+    }
+
+    /// Takes the exchange out of the phase, which is about to be left.
+    pub(super) fn take_exchange(&mut self) -> Option<Box<Exchange>> {
+        match std::mem::replace(&mut self.phase, Phase::Head { began: None }) {
+            Phase::Connect { exchange, .. } | Phase::Exchange(exchange) | Phase::Finish(exchange) => Some(exchange),
+            phase @ (Phase::Head { .. } | Phase::Tunnel(_) | Phase::Linger | Phase::Closed) => {
+                self.phase = phase;
+                None
+            }
+        }
+    }
+
+    /// The first byte of a request has come.
+    pub(super) fn begin_head(&mut self, turn: &Turn) {
+        self.number.request = self.number.request.saturating_add(1);
+        // On a new connection the time for a head has been running since the accept.
+        if self.number.request > 1 {
+            self.deadline = Some(turn.now + turn.policy.timeouts.head);
+        }
+        self.enter(Phase::Head { began: Some(turn.now) });
+    }
+
+    pub(super) fn read_head(&mut self, turn: &mut Turn) {
+        let Phase::Head { began } = self.phase else { return };
+        let record = Record::new(began.unwrap_or(turn.now));
+        match Exchange::begin(&mut self.flows.client, &self.client, record, turn) {
+            Begun::Partial => {}
+            Begun::Forward(exchange) => {
+                if exchange.handshake.is_some() {
+                    log::debug!("{} event=upgrade-asked", self.number);
+                }
+                self.connect(exchange, 0, false, turn);
+                self.leave_if_client_is_done(turn);
+            }
+            Begun::Stop(exchange, stop) => {
+                self.enter(Phase::Finish(exchange));
+                match stop {
+                    Stop::Reject(reject) => self.reject(reject, turn),
+                    Stop::Answer => self.reply(Reply::new(200), End::new("answered", "hawkey"), turn),
+                    Stop::NoRoute => {
+                        log::debug!("{} event=no-route", self.number);
+                        self.reply(Reply::new(404), End::new("no-route", "hawkey"), turn);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Orders a connection. A handshake has one deadline for all of it, whatever the number of attempts.
+    pub(super) fn connect(&mut self, exchange: Box<Exchange>, attempt: usize, fresh: bool, turn: &Turn) {
+        let timeouts = &exchange.policy.timeouts;
+        let is_again = attempt > 0 || fresh;
+        match exchange.handshake {
+            Some(_) if is_again => {}
+            Some(_) => self.deadline = Some(turn.now + timeouts.upgrade),
+            None => self.deadline = Some(turn.now + timeouts.connect),
+        }
+        self.enter(Phase::Connect { exchange, attempt, under_way: false, fresh });
+        self.steps.add(Step::Connect);
+    }
+
+    pub(super) fn connected(&mut self, turn: &Turn) {
+        if let Some(exchange) = self.take_exchange() {
+            self.flows.upstream.begin();
+            self.enter(Phase::Exchange(exchange));
+            self.note_progress(turn);
+        }
+    }
+
+    /// A connection could not be made: the next upstream of the list is tried, each once.
+    pub(super) fn refused(&mut self, why: &dyn fmt::Display, turn: &mut Turn) {
+        let Phase::Connect { attempt, .. } = self.phase else { return };
+        let has_another = self.wanted().is_some_and(|wanted| attempt + 1 < wanted.to.len());
+        if !has_another {
+            return self.fault(why, turn);
+        }
+        log::debug!("{} event=next-upstream", self.number);
+        if let Some(exchange) = self.take_exchange() {
+            self.steps.add(Step::Close(Side::Upstream));
+            self.connect(exchange, attempt + 1, true, turn);
+        }
+    }
+
+    pub(super) fn read_response(&mut self, turn: &mut Turn) {
+        let Phase::Exchange(exchange) = &mut self.phase else { return };
+        let progress = exchange.response_arrived(&mut self.flows, turn);
+        if exchange.is_heard() {
+            self.flows.client.forget();
+        }
+        match progress {
+            Ok(Progress::Going) => self.note_progress(turn),
+            Ok(Progress::Whole) => self.finish_response(turn),
+            Ok(Progress::Upgraded) => self.open_tunnel(turn),
+            Err(fault) => self.upstream_failed(&fault, turn),
+        }
+    }
+
+    /// Moves the deadline of an exchange that goes on.
+    pub(super) fn note_progress(&mut self, turn: &Turn) {
+        let (Phase::Exchange(exchange) | Phase::Finish(exchange)) = &self.phase else { return };
+        let silence_max: Option<Duration> = if exchange.is_answered() || matches!(self.phase, Phase::Finish(_)) {
+            exchange.silence_max()
+        } else if exchange.handshake.is_some() {
+            return;
+        } else if exchange.request_is_whole() && self.flows.client.is_drained() {
+            // Bytes of an unfinished head are no progress: they move nothing.
+            if !self.flows.upstream.pending().is_empty() {
+                return;
+            }
+            exchange.policy.timeouts.response
+        } else {
+            exchange.policy.timeouts.idle
+        };
+        self.deadline = silence_max.map(|max| turn.now + max);
+    }
+
+    pub(super) fn leave_if_client_is_done(&mut self, turn: &Turn) {
+        let (Phase::Connect { exchange, .. } | Phase::Exchange(exchange)) = &self.phase else { return };
+        if self.is_client_done && exchange.request_is_whole() {
+            self.client_left(&"closed the connection", turn);
+        }
+    }
+
+    /// The upstream's connection ended or broke before the response was whole.
+    pub(super) fn upstream_failed(&mut self, why: &dyn fmt::Display, turn: &mut Turn) {
+        let Phase::Exchange(exchange) = &self.phase else { return };
+        // A reused upstream connection that ends before its first byte was most likely closing while we wrote. Ask once more on
+        // a new one, but only what is idempotent and still whole in the flow, or what has not left at all: anything else may
+        // have been acted on.
+        let may_ask_again =
+            exchange.is_reused && !exchange.is_heard() && (self.flows.client.is_held() || exchange.record.up == 0);
+        if !may_ask_again {
+            return self.fault(why, turn);
+        }
+        log::debug!("{} event=retry why=\"{why}\"", self.number);
+        if let Some(mut exchange) = self.take_exchange() {
+            self.flows.client.rewind();
+            self.flows.upstream.drop_pending();
+            exchange.record.up = 0;
+            self.steps.add(Step::Close(Side::Upstream));
+            self.connect(exchange, 0, true, turn);
+        }
+    }
+
+    /// The upstream failed us, and nobody else is left to be asked.
+    pub(super) fn fault(&mut self, why: &dyn fmt::Display, turn: &mut Turn) {
+        log::debug!("{} event=error of=upstream why=\"{why}\"", self.number);
+        let status = match turn.policy.fault_status {
+            FaultStatus::InternalServerError => 500,
+            FaultStatus::BadGateway => 502,
+        };
+        self.reply(Reply::new(status), End::because("fault", "upstream", why), turn);
+    }
+
+    pub(super) fn reject(&mut self, reject: Reject, turn: &mut Turn) {
+        if let Phase::Head { began } = self.phase {
+            let record = Record::new(began.unwrap_or(turn.now));
+            self.enter(Phase::Finish(Box::new(Exchange::refused(turn.policy.clone(), record))));
+        }
+        if let Phase::Connect { exchange, .. } | Phase::Exchange(exchange) | Phase::Finish(exchange) = &mut self.phase {
+            exchange.keep = false;
+        }
+        log::debug!("{} event=error of=client why=\"{reject}\"", self.number);
+        self.reply(Reply::to(reject), End::because("rejected", "hawkey", &reject), turn);
+    }
+
+    /// Answers in the upstream's place, or cuts the connection if a byte of a final response has left: a cut answer must never
+    /// look whole.
+    pub(super) fn reply(&mut self, reply: Reply, end: End<'_>, turn: &mut Turn) {
+        let (Phase::Connect { exchange, .. } | Phase::Exchange(exchange) | Phase::Finish(exchange)) = &self.phase
+        else {
+            return;
+        };
+        let Some(interims) = exchange.interims_leaving(self.flows.upstream.leaving().len()) else {
+            return self.cut(end, turn);
+        };
+        self.let_upstream_go();
+        let Some(mut exchange) = self.take_exchange() else { return };
+        exchange.keep &= !turn.stopping;
+        exchange.begin_discarding(&mut self.flows.client);
+        exchange.record.status = Some(reply.status);
+        exchange.record.answered = Some(turn.now);
+        self.flows.upstream.truncate(interims);
+        turn.scratch.clear();
+        reply.write(exchange.version(), exchange.keep, &mut turn.scratch);
+        self.flows.upstream.replace(0, &turn.scratch);
+        exchange.record.note_end(end);
+        self.enter(Phase::Finish(exchange));
+        self.note_progress(turn);
+    }
+
+    /// The response is whole in the flow; the upstream has done its work.
+    pub(super) fn finish_response(&mut self, turn: &mut Turn) {
+        let Phase::Exchange(exchange) = &self.phase else { return };
+        let is_sent = self.flows.client.is_drained();
+        self.steps.add(if exchange.leaves_upstream_reusable(is_sent) {
+            Step::Release
+        } else {
+            Step::Close(Side::Upstream)
+        });
+        let Some(mut exchange) = self.take_exchange() else { return };
+        exchange.begin_discarding(&mut self.flows.client);
+        self.enter(Phase::Finish(exchange));
+        self.note_progress(turn);
+        self.finish_if_done(turn);
+    }
+
+    pub(super) fn finish_if_done(&mut self, turn: &mut Turn) {
+        let Phase::Finish(exchange) = &self.phase else { return };
+        if self.flows.upstream.is_drained() && (exchange.request_is_whole() || !exchange.keep) {
+            self.finish(turn);
+        }
+    }
+
+    /// The response has left: on to the next request, or to the end of the connection.
+    pub(super) fn finish(&mut self, turn: &mut Turn) {
+        let Some(exchange) = self.take_exchange() else { return };
+        let goes_on = exchange.keep && exchange.request_is_whole() && !turn.stopping;
+        exchange.record.log(self.number, &self.client, &exchange.policy, turn.now);
+        if !goes_on {
+            self.flows.client.drop_pending();
+            self.deadline = Some(turn.now + exchange.policy.timeouts.linger);
+            self.enter(Phase::Linger);
+            self.steps.add(Step::Shutdown(Side::Client));
+            return;
+        }
+        self.deadline = Some(turn.now + turn.policy.timeouts.keep_alive);
+        self.enter(Phase::Head { began: None });
+        // What came behind the request is the next one.
+        if !self.flows.client.pending().is_empty() {
+            self.begin_head(turn);
+            self.read_head(turn);
+        }
+    }
+
+    pub(super) fn open_tunnel(&mut self, turn: &mut Turn) {
+        let Some(exchange) = self.take_exchange() else { return };
+        log::debug!("{} event=upgrade-answered", self.number);
+        exchange.record.log_open(self.number, &self.client, &exchange.policy, turn.now);
+        let tunnel = Tunnel::new(exchange.policy, exchange.record.upstream, turn.now);
+        self.deadline = tunnel.silence_max().map(|max| turn.now + max);
+        self.enter(Phase::Tunnel(tunnel));
+        self.steps.add(Step::WatchPeers);
+        for side in Side::BOTH {
+            self.flows[side].clear_all();
+        }
+    }
+
+    /// An end that has drained is passed on; when both have been, the tunnel is gone.
+    pub(super) fn pass_ends_on(&mut self, turn: &mut Turn) {
+        for side in Side::BOTH {
+            if self.flows[side].passes_end_on() {
+                self.steps.add(Step::Shutdown(side.other()));
+            }
+        }
+        if self.flows.client.has_passed_end_on() && self.flows.upstream.has_passed_end_on() {
+            let first = match &self.phase {
+                Phase::Tunnel(tunnel) => tunnel.ended_first,
+                _ => None,
+            };
+            self.end_tunnel_in_peace(End::new("closed", first.map_or("hawkey", Side::as_str)), turn);
+        }
+    }
+
+    pub(super) fn end_tunnel_in_peace(&mut self, end: End<'_>, turn: &Turn) {
+        self.log_tunnel(end, turn);
+        self.enter(Phase::Closed);
+        self.steps.add(Step::Close(Side::Upstream));
+        self.steps.add(Step::Close(Side::Client));
+    }
+
+    /// One side was reset: so is the other.
+    pub(super) fn end_tunnel(&mut self, end: End<'_>, abort: Side, turn: &Turn) {
+        self.log_tunnel(end, turn);
+        self.enter(Phase::Closed);
+        self.steps.add(Step::Abort(abort));
+        self.steps.add(Step::Close(abort.other()));
+    }
+
+    pub(super) fn log_tunnel(&self, end: End<'_>, turn: &Turn) {
+        if let Phase::Tunnel(tunnel) = &self.phase {
+            tunnel.log(self.number, &self.client, turn.now, end);
+        }
+    }
+
+    /// The client is gone: whoever works for it need not go on.
+    pub(super) fn client_left(&mut self, why: &dyn fmt::Display, turn: &Turn) {
+        self.end_exchange(End::because("client-left", "client", why), Step::Close(Side::Client), turn);
+    }
+
+    /// The response cannot be completed: the client must see that.
+    pub(super) fn cut(&mut self, end: End<'_>, turn: &Turn) {
+        self.end_exchange(end, Step::Abort(Side::Client), turn);
+    }
+
+    pub(super) fn end_exchange(&mut self, end: End<'_>, client: Step, turn: &Turn) {
+        self.let_upstream_go();
+        if let Some(mut exchange) = self.take_exchange() {
+            exchange.record.note_end(end);
+            exchange.record.log(self.number, &self.client, &exchange.policy, turn.now);
+        }
+        self.enter(Phase::Closed);
+        self.steps.add(client);
+    }
+
+    /// Drops the upstream's connection in the middle of whatever it was doing.
+    pub(super) fn let_upstream_go(&mut self) {
+        if matches!(self.phase, Phase::Connect { .. } | Phase::Exchange(_)) {
+            self.steps.add(Step::Abort(Side::Upstream));
+        }
+    }
+
+    pub(super) fn close(&mut self) {
+        self.enter(Phase::Closed);
+        self.steps.add(Step::Close(Side::Client));
+    }
+}

@@ -1,0 +1,68 @@
+//! What a session wishes to be done with its sockets.
+
+use crate::proxy::side::Side;
+
+/// A wish. Each is given out once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Pass an end of file on to this side.
+    Shutdown(Side),
+    /// The upstream's connection may serve others.
+    Release,
+    /// Close this side's connection.
+    Close(Side),
+    /// Close this side's connection with a reset.
+    Abort(Side),
+    /// Find a connection to an upstream: see [`Session::wanted`](crate::proxy::session::Session::wanted).
+    Connect,
+    /// The session is a tunnel now, which may be silent for hours: let the kernel watch that both peers live.
+    WatchPeers,
+}
+
+/// Steps that wait to be carried out, in the order of their bits: an upstream is let go before another is asked for, and the
+/// client's connection goes last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Steps(u16);
+
+const ORDER: [Step; 9] = [
+    Step::WatchPeers,
+    Step::Shutdown(Side::Upstream),
+    Step::Release,
+    Step::Close(Side::Upstream),
+    Step::Abort(Side::Upstream),
+    Step::Connect,
+    Step::Shutdown(Side::Client),
+    Step::Close(Side::Client),
+    Step::Abort(Side::Client),
+];
+
+impl Steps {
+    /// Adds a step; one that waits already stays one.
+    pub fn add(&mut self, step: Step) {
+        for (bit, known) in ORDER.iter().enumerate() {
+            self.0 |= u16::from(*known == step) << bit;
+        }
+    }
+
+    /// The first step, which is no longer there then.
+    pub fn take(&mut self) -> Option<Step> {
+        let step = ORDER.get(self.0.trailing_zeros() as usize).copied();
+        self.0 &= self.0.wrapping_sub(1);
+        step
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_come_in_their_order_and_once() {
+        let mut steps = Steps::default();
+        for step in [Step::Abort(Side::Client), Step::Connect, Step::Release, Step::Connect, Step::WatchPeers] {
+            steps.add(step);
+        }
+        let taken: Vec<_> = std::iter::from_fn(|| steps.take()).collect();
+        assert_eq!(taken, [Step::WatchPeers, Step::Release, Step::Connect, Step::Abort(Side::Client)]);
+    }
+}
