@@ -1117,6 +1117,27 @@ fn an_early_answer_to_a_long_upload_arrives_and_the_client_is_closed() {
 }
 
 #[test]
+fn an_early_answer_arrives_although_its_upstream_has_closed_on_the_upload() {
+    let origin = Origin::running(|mut connection| {
+        if connection.try_head().is_ok() {
+            // Closing with bytes unread resets the connection, right behind the answer.
+            connection.send("HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 8\r\n\r\ntoo much");
+        }
+    });
+    let proxy = Proxy::to(&origin);
+    for _ in 0..20 {
+        let mut client = Client::connect(&proxy);
+        client.ask("POST /upload", &["Content-Length: 10000000"], "");
+        let writer = client.writer();
+        let sending = std::thread::spawn(move || while writer.try_send([b'x'; 10_000]).is_ok() {});
+        let response = client.response();
+        assert_eq!((response.status(), response.text().as_str()), (413, "too much"));
+        client.reset();
+        sending.join().unwrap();
+    }
+}
+
+#[test]
 fn server_sent_events_arrive_as_they_are_sent() {
     let origin = Origin::by_hand();
     let proxy = Proxy::with(
@@ -1192,6 +1213,25 @@ fn when_the_client_leaves_its_upstream_connection_is_closed() {
     assert_eq!(upstream.request().target(), "/next");
     upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nmine");
     assert_eq!(next.response().text(), "mine");
+}
+
+#[test]
+fn a_client_that_leaves_without_reading_is_noticed() {
+    let origin = Origin::by_hand();
+    let proxy = Proxy::to(&origin);
+    let client = Client::connect(&proxy);
+    client.ask("GET /big", &[], "");
+    let mut upstream = origin.accept();
+    upstream.request();
+    let writer = upstream.writer();
+    let sending = std::thread::spawn(move || {
+        writer.send("HTTP/1.1 200 OK\r\nContent-Length: 500000000\r\n\r\n");
+        while writer.try_send([b'x'; 100_000]).is_ok() {}
+    });
+    std::thread::sleep(A_WHILE);
+    client.reset();
+    upstream.expect_gone();
+    sending.join().unwrap();
 }
 
 // Faults.

@@ -609,6 +609,28 @@ fn a_reset_from_either_side_is_passed_on_as_a_reset() {
 }
 
 #[test]
+fn a_reset_is_noticed_although_the_other_side_does_not_read() {
+    let origin = Origin::by_hand();
+    let proxy = Proxy::to(&origin);
+    for by in ["client", "upstream"] {
+        let (client, upstream) = tunnel(&proxy, &origin);
+        let from = if by == "client" { client.socket() } else { upstream.socket() };
+        from.set_write_timeout(Some(A_WHILE)).unwrap();
+        while std::io::Write::write(&mut &*from, &[b'x'; 100_000]).is_ok() {}
+        let address = client.address().to_string();
+        let mut other = if by == "client" {
+            client.reset();
+            upstream.writer()
+        } else {
+            upstream.reset();
+            client.writer()
+        };
+        proxy.wait_for_log(&["tunnel=closed", &address, &format!("by={by}")]);
+        assert_eq!(other.rest().1, Stop::Reset, "{by}");
+    }
+}
+
+#[test]
 fn a_closed_tunnel_leaves_nothing_behind() {
     let origin = Origin::by_hand();
     let proxy = Proxy::to(&origin);
