@@ -108,7 +108,8 @@ fn the_layers_hold() {
 
 #[test]
 fn every_layer_of_the_table_is_there() {
-    let found: BTreeSet<_> = sources().iter().filter_map(|source| layer_of(&source.path)).map(|layer| layer.name).collect();
+    let found: BTreeSet<_> =
+        sources().iter().filter_map(|source| layer_of(&source.path)).map(|layer| layer.name).collect();
     let expected: BTreeSet<_> = LAYERS.iter().map(|layer| layer.name).collect();
     assert_eq!(found, expected, "the layers of src/ against the layers of the table");
 }
@@ -139,7 +140,10 @@ fn unsafe_code_is_forbidden() {
     let by_attribute = ["src/lib.rs", "src/main.rs"].iter().all(|path| {
         sources().iter().any(|source| source.path == *path && source.text.contains("#![forbid(unsafe_code)]"))
     });
-    assert!(by_manifest || by_attribute, "neither `unsafe_code = \"forbid\"` in [lints.rust] nor #![forbid(unsafe_code)]");
+    assert!(
+        by_manifest || by_attribute,
+        "neither `unsafe_code = \"forbid\"` in [lints.rust] nor #![forbid(unsafe_code)]"
+    );
     for source in sources() {
         for token in tokens(&source.text) {
             assert_ne!(token.text, "unsafe", "{}:{} says unsafe", source.path, token.line);
@@ -242,7 +246,8 @@ fn check(source: &Source, dependencies: &[String]) -> Vec<Broken> {
 fn rule_broken_by(path: &NamedPath, layer: &Layer, file: &str, dependencies: &[String]) -> Option<String> {
     let text = path.text();
     if let Some(named) = layer_named(path, file) {
-        let is_own = named == layer.name || (layer.name == "main" && ["arguments", "explain"].contains(&named.as_str()));
+        let is_own =
+            named == layer.name || (layer.name == "main" && ["arguments", "explain"].contains(&named.as_str()));
         let may = is_own || (layer.name != "main" && layer.names.contains(&named.as_str()));
         return (!may).then(|| format!("`{}` does not name `{named}`", layer.name));
     }
@@ -251,20 +256,28 @@ fn rule_broken_by(path: &NamedPath, layer: &Layer, file: &str, dependencies: &[S
     if is_crate && dependencies.contains(first) && !layer.crates.contains(&first.as_str()) {
         return Some(format!("`{}` does not use the crate `{first}`", layer.name));
     }
-    if layer.name == "main" && first == "hawkey" && path.segments.get(1).is_some_and(|second| LAYERS.iter().any(|layer| layer.name == second)) {
+    if layer.name == "main"
+        && first == "hawkey"
+        && path.segments.get(1).is_some_and(|second| LAYERS.iter().any(|layer| layer.name == second))
+    {
         let second = &path.segments[1];
         return (!layer.names.contains(&second.as_str())).then(|| format!("`main` does not name `{second}`"));
     }
     for (never, but) in layer.never {
-        let Some(below) = text.strip_prefix(never).filter(|below| below.is_empty() || below.starts_with("::")) else { continue };
+        let Some(below) = text.strip_prefix(never).filter(|below| below.is_empty() || below.starts_with("::")) else {
+            continue;
+        };
         let below = below.trim_start_matches("::");
-        let is_allowed = but.iter().any(|but| below == *but || below.strip_prefix(but).is_some_and(|rest| rest.starts_with("::")));
-        // `use rustix::io::{self}` and the way to what is allowed are not allowed for themselves.
+        let is_allowed =
+            but.iter().any(|but| below == *but || below.strip_prefix(but).is_some_and(|rest| rest.starts_with("::")));
         if !is_allowed {
             return Some(format!("`{}` does not name {never}{}", layer.name, excepting(but)));
         }
     }
-    let word = layer.never_words.iter().find(|word| text == **word || text.ends_with(&format!("::{word}")) || path.contains(word))?;
+    let word = layer
+        .never_words
+        .iter()
+        .find(|word| text == **word || text.ends_with(&format!("::{word}")) || path.contains(word))?;
     Some(format!("`{}` does not contain `{word}`", layer.name))
 }
 
@@ -278,7 +291,8 @@ fn layer_named(path: &NamedPath, file: &str) -> Option<String> {
     let rest: Vec<_> = match first.as_str() {
         "crate" => path.segments.iter().skip(1).cloned().collect(),
         "super" => {
-            let mut here: Vec<_> = file.trim_start_matches("src/").trim_end_matches(".rs").split('/').map(str::to_string).collect();
+            let mut here: Vec<_> =
+                file.trim_start_matches("src/").trim_end_matches(".rs").split('/').map(str::to_string).collect();
             here.retain(|part| part != "mod" && part != "main" && part != "lib");
             let ups = path.segments.iter().take_while(|segment| *segment == "super").count();
             here.truncate(here.len().saturating_sub(ups));
@@ -385,9 +399,9 @@ struct Token {
 fn tokens(text: &str) -> Vec<Token> {
     let mut tokens = Vec::new();
     let mut rest = text;
+    let mut line = 1;
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     while let Some(first) = rest.chars().next() {
-        let line = 1 + text[..text.len() - rest.len()].matches('\n').count();
         let mut put = |kind, text: &str| tokens.push(Token { kind, text: text.to_string(), line });
         let length = if rest.starts_with("//") {
             rest.find('\n').unwrap_or(rest.len())
@@ -411,6 +425,7 @@ fn tokens(text: &str) -> Vec<Token> {
             }
             first.len_utf8()
         };
+        line += rest[..length].matches('\n').count();
         rest = &rest[length..];
     }
     tokens
@@ -441,7 +456,8 @@ fn block_comment(text: &str) -> usize {
 fn string(text: &str) -> Option<(&str, usize)> {
     let prefix = ["br", "cr", "b", "c", "r", ""].into_iter().find(|prefix| {
         let after = text.strip_prefix(prefix).unwrap_or_default();
-        after.starts_with('"') || (prefix.ends_with('r') && after.trim_start_matches('#').starts_with('"') && after.starts_with('#'))
+        after.starts_with('"')
+            || (prefix.ends_with('r') && after.trim_start_matches('#').starts_with('"') && after.starts_with('#'))
     })?;
     let after = &text[prefix.len()..];
     let hashes = after.len() - after.trim_start_matches('#').len();
@@ -491,8 +507,10 @@ fn without_tests(tokens: Vec<Token>) -> Vec<Token> {
 /// The number of tokens of the test module that `tokens` begin with.
 fn end_of_tests(tokens: &[Token]) -> Option<usize> {
     const BEGIN: [&str; 8] = ["#", "[", "cfg", "(", "test", ")", "]", "mod"];
-    let begins = tokens.iter().map(|token| token.text.as_str()).take(BEGIN.len()).eq(BEGIN);
-    let open = tokens.iter().position(|token| token.kind == Kind::Sign && token.text == "{").filter(|_| begins)?;
+    if !tokens.iter().map(|token| token.text.as_str()).take(BEGIN.len()).eq(BEGIN) {
+        return None;
+    }
+    let open = tokens.iter().position(|token| token.kind == Kind::Sign && token.text == "{")?;
     let mut depth = 0;
     let close = tokens[open..].iter().position(|token| {
         let is = |sign: &str| token.kind == Kind::Sign && token.text == sign;
@@ -556,19 +574,40 @@ fn what_breaks_a_rule_in_several_ways_is_told_each_time() {
     let told = rules_broken("src/proxy/x.rs", "use std::net::{TcpStream, IpAddr, UdpSocket};\nuse std::fs;\n");
     assert_eq!(told.len(), 3, "{told:?}");
     let source = Source { path: "src/os/x.rs".to_string(), text: "//! x\n\nuse crate::http::head;\n".to_string() };
-    assert_eq!(check(&source, &dependencies())[0].to_string(), "src/os/x.rs:3: `os` does not name `http`\n    use crate::http::head;");
+    assert_eq!(
+        check(&source, &dependencies())[0].to_string(),
+        "src/os/x.rs:3: `os` does not name `http`\n    use crate::http::head;"
+    );
 }
 
 #[test]
 fn what_breaks_no_rule_is_left_alone() {
     for (path, text) in [
-        ("src/http/x.rs", "//! crate::proxy\n/* mio::Token /* nested */ std::fs */\nuse std::io::Write as _;\nuse std::net::IpAddr;"),
-        ("src/http/x.rs", "fn f(a: &'static str, b: char) -> bool { b == '\"' || b == '\\'' || a == \"std::fs::read \\\" log::info\" }"),
-        ("src/http/x.rs", "#[cfg(test)]\nmod tests {\n    use std::fs;\n    fn f() { let s = \"}\"; }\n    use log;\n}\n"),
-        ("src/proxy/x.rs", "use std::time::{Duration, Instant};\nuse crate::http::{head, reject::Fault};\nuse super::side::Side;"),
-        ("src/server/x.rs", "use crate::{config::Config, os::descriptors, proxy::side};\nuse rustix::io::Errno;\nlet a = b'\\r';"),
+        (
+            "src/http/x.rs",
+            "//! crate::proxy\n/* mio::Token /* nested */ std::fs */\nuse std::io::Write as _;\nuse std::net::IpAddr;",
+        ),
+        (
+            "src/http/x.rs",
+            "fn f(a: &'static str, b: char) -> bool { b == '\"' || b == '\\'' || a == \"std::fs::read \\\" log::info\" }",
+        ),
+        (
+            "src/http/x.rs",
+            "#[cfg(test)]\nmod tests {\n    use std::fs;\n    fn f() { let s = \"}\"; }\n    use log;\n}\n",
+        ),
+        (
+            "src/proxy/x.rs",
+            "use std::time::{Duration, Instant};\nuse crate::http::{head, reject::Fault};\nuse super::side::Side;",
+        ),
+        (
+            "src/server/x.rs",
+            "use crate::{config::Config, os::descriptors, proxy::side};\nuse rustix::io::Errno;\nlet a = b'\\r';",
+        ),
         ("src/os/x.rs", "use super::signals::Signals;\nuse crate::os::descriptors;"),
-        ("src/main.rs", "mod arguments;\nuse crate::explain::Target;\nuse hawkey::proxy::route::Route;\nuse hawkey::{Config, Server};"),
+        (
+            "src/main.rs",
+            "mod arguments;\nuse crate::explain::Target;\nuse hawkey::proxy::route::Route;\nuse hawkey::{Config, Server};",
+        ),
         ("src/lib.rs", "pub mod http;\npub use server::Server;"),
     ] {
         assert_eq!(rules_broken(path, text), [""; 0], "{path}: {text}");

@@ -39,18 +39,24 @@ pub fn request(head: &RequestHead<'_>, forwarding: &Forwarding<'_>, out: &mut Ve
         ],
     );
     let mut told = Told::default();
+    let said = |told: &mut bool| {
+        *told = forwarding.trusted;
+        forwarding.trusted
+    };
     for field in head.fields {
-        match Meaning::of(field.name) {
-            Meaning::Other | Meaning::ContentType | Meaning::WebSocketKey | Meaning::WebSocketAccept => {}
-            Meaning::Expect if head.expects_continue => {}
-            Meaning::RealIp if forwarding.trusted => told.real_ip = true,
-            Meaning::ForwardedHost if forwarding.trusted => told.host = true,
-            Meaning::ForwardedProto if forwarding.trusted => told.proto = true,
-            Meaning::Forwarded if forwarding.trusted => {}
-            // What the RFC lets Connection name is dropped, but not what we need to set: so these are looked at first.
-            _ => continue,
-        }
-        if !ends_here(field, head.fields, head.options) {
+        let is_passed_on = match Meaning::of(field.name) {
+            Meaning::Other | Meaning::ContentType | Meaning::WebSocketKey | Meaning::WebSocketAccept => {
+                !ends_here(field, head.fields, head.options)
+            }
+            Meaning::Expect => head.expects_continue,
+            // Connection cannot name these: we would have set them if the client had not.
+            Meaning::RealIp => said(&mut told.real_ip),
+            Meaning::ForwardedHost => said(&mut told.host),
+            Meaning::ForwardedProto => said(&mut told.proto),
+            Meaning::Forwarded => forwarding.trusted,
+            _ => false,
+        };
+        if is_passed_on {
             put_field(out, field);
         }
     }
@@ -123,26 +129,22 @@ pub struct Returning<'a> {
 /// Appends `head` to `out` as it goes to the client. Not for a 101: see [`switching`].
 pub fn response(head: &ResponseHead<'_>, returning: &Returning<'_>, out: &mut Vec<u8>) {
     put_status(head, returning.version, out);
-    let is_interim = head.status < 200;
     for field in head.fields {
         match Meaning::of(field.name) {
-            // The length of a body that was left out is told all the same (RFC 9110, 8.6): HEAD and 304.
-            Meaning::ContentLength if *returning.framing != Framing::None || is_interim || head.status == 204 => {
-                continue;
-            }
             // 426 without Upgrade would not say to what (RFC 9110, 15.5.22).
             Meaning::Upgrade if head.status == 426 => put_field(out, field),
-            Meaning::Connection | Meaning::HopByHop | Meaning::Upgrade | Meaning::TransferEncoding | Meaning::Alias => {
-                continue;
-            }
+            Meaning::Connection | Meaning::HopByHop | Meaning::Upgrade => continue,
+            Meaning::ContentLength | Meaning::TransferEncoding | Meaning::Alias => continue,
             _ if ends_here(field, head.fields, head.options) => continue,
             _ => put_field(out, field),
         }
     }
-    match returning.framing {
-        Framing::Length(bytes) => put_length(out, *bytes),
-        Framing::Chunked(_) => put(out, &["Transfer-Encoding: chunked\r\n"]),
-        Framing::None | Framing::UntilClose => {}
+    match (returning.framing, head.declared.length) {
+        (Framing::Length(bytes), _) => put_length(out, *bytes),
+        (Framing::Chunked(_), _) => put(out, &["Transfer-Encoding: chunked\r\n"]),
+        // The length of a body that was left out is told all the same (RFC 9110, 8.6): HEAD and 304.
+        (Framing::None, Some(bytes)) if head.status != 204 => put_length(out, bytes),
+        (Framing::None | Framing::UntilClose, _) => {}
     }
     let connection = match (head.status, returning.keep, returning.version) {
         (..200, _, _) => "",

@@ -205,9 +205,13 @@ impl Exchange {
     pub fn begin_discarding(&mut self, flow: &mut Flow) {
         flow.drop_leaving();
         self.request_content = 0;
-        let is_worth_it = !matches!(self.request, Framing::Length(bytes) if bytes > DISCARD_BYTES_MAX);
-        self.keep &= is_worth_it && !self.holds_body_back;
+        self.keep &= self.rest_is_worth_reading() && !self.holds_body_back;
         self.discard_request(flow);
+    }
+
+    /// Whether the rest of the request, should nobody want it, is short enough to be thrown away for the sake of its connection.
+    fn rest_is_worth_reading(&self) -> bool {
+        !matches!(self.request, Framing::Length(bytes) if bytes > DISCARD_BYTES_MAX)
     }
 
     /// Whether the whole request has arrived.
@@ -241,13 +245,15 @@ impl Exchange {
         flow.drop_leaving();
     }
 
-    /// How many of the bytes that are leaving for the client may be taken back: all behind the interim responses, as long as
-    /// no byte of the final one has left. `None` if one has.
-    pub fn interims_leaving(&self, leaving: usize) -> Option<usize> {
-        match self.response_at {
-            None => Some(leaving),
-            Some(at) => at.checked_sub(self.record.down).map(|interims| interims as usize),
-        }
+    /// Whether a byte of the final response has left.
+    pub fn has_answered(&self) -> bool {
+        self.response_at.is_some_and(|at| self.record.down > at)
+    }
+
+    /// How many of the bytes that are `leaving` for the client belong to interim responses. All behind them may be taken back, as
+    /// long as no byte of the final response has left.
+    pub fn interims_leaving(&self, leaving: usize) -> usize {
+        self.response_at.map_or(leaving, |at| at.saturating_sub(self.record.down) as usize)
     }
 
     /// For how long the upstream, or the client where we wait for it, may be silent.
@@ -326,7 +332,13 @@ impl Exchange {
         // HTTP/1.0 knows no chunks: the body goes on without them, and ends with the connection.
         let unframe = self.version == Version::Http10 && matches!(framing, Framing::Chunked(_));
         let told = if unframe { Framing::UntilClose } else { framing.clone() };
-        self.keep &= told != Framing::UntilClose && !self.holds_body_back && !turn.stopping;
+        let is_whole = match framing {
+            Framing::None => true,
+            Framing::Length(bytes) => bytes <= flows.upstream.pending().len().saturating_sub(head_bytes) as u64,
+            Framing::Chunked(_) | Framing::UntilClose => false,
+        };
+        let ends_early = is_whole && !self.rest_is_worth_reading();
+        self.keep &= told != Framing::UntilClose && !self.holds_body_back && !ends_early && !turn.stopping;
         forward::response(
             &head,
             &Returning { version: self.version, framing: &told, keep: self.keep },
@@ -352,7 +364,8 @@ impl Exchange {
                 Err(Fault("the upstream closed the connection within a response head"))
             }
             Response::Awaited => Err(Fault("the upstream closed the connection without an answer")),
-            Response::Body { framing: Framing::UntilClose, .. } => {
+            // A failed write has taken the error of the connection with it: what reads as an end then is none.
+            Response::Body { framing: Framing::UntilClose, .. } if !self.is_deaf => {
                 self.response = Response::Whole { reusable: false };
                 Ok(())
             }

@@ -93,7 +93,9 @@ impl Session {
             }
             (Phase::Exchange(exchange), Side::Upstream) => has_room && exchange.wants_response(),
             (Phase::Finish(exchange), Side::Client) => exchange.keep && !exchange.request_is_whole(),
-            (Phase::Tunnel(_), _) => has_room && !self.flows[from].has_ended(),
+            (Phase::Tunnel(tunnel), _) => {
+                has_room && !self.flows[from].has_ended() && tunnel.deaf != Some(from.other())
+            }
             (Phase::Connect { .. } | Phase::Closed, _) => false,
             (Phase::Head { .. } | Phase::Finish(_) | Phase::Linger, Side::Upstream) => false,
         }
@@ -125,16 +127,6 @@ impl Session {
         let route = exchange.route?;
         let to = exchange.policy.routes.route(route)?.to.as_slice();
         Some(Wanted { route, to, fresh: *fresh })
-    }
-
-    /// The upstream that was asked last, as long as its exchange has not ended.
-    pub fn upstream(&self) -> Option<UpstreamId> {
-        match &self.phase {
-            Phase::Connect { exchange, .. } | Phase::Exchange(exchange) | Phase::Finish(exchange) => {
-                exchange.record.upstream
-            }
-            Phase::Head { .. } | Phase::Tunnel(_) | Phase::Linger | Phase::Closed => None,
-        }
     }
 
     /// The upstream whose connection is under way.
@@ -317,20 +309,28 @@ impl Session {
         }
     }
 
-    /// The upstream takes nothing more: a write failed. It may have answered before, so what it said is still read.
-    pub fn deafened(&mut self, why: &dyn fmt::Display, turn: &mut Turn) {
-        match &mut self.phase {
-            Phase::Exchange(exchange) if exchange.record.up == 0 => self.upstream_failed(why, turn),
-            Phase::Exchange(exchange) => {
-                log::debug!("{} event=error of=upstream why=\"takes nothing more: {why}\"", self.number);
-                // A held request can only leave again while it is whole.
-                if !self.flows.client.is_held() {
-                    exchange.note_deaf(&mut self.flows.client);
-                } else {
-                    self.upstream_failed(why, turn);
-                }
+    /// This side takes nothing more: a write failed. What it said before may still wait to be read.
+    pub fn deafened(&mut self, side: Side, why: &dyn fmt::Display, turn: &mut Turn) {
+        log::debug!("{} event=error of={} why=\"takes nothing more: {why}\"", self.number, side.as_str());
+        match (&mut self.phase, side) {
+            (Phase::Exchange(exchange), Side::Upstream) if exchange.record.up > 0 && !self.flows.client.is_held() => {
+                exchange.note_deaf(&mut self.flows.client);
             }
-            _ => self.broke(Side::Upstream, why, turn),
+            (Phase::Tunnel(tunnel), _) if tunnel.deaf.is_none() && !self.flows[side].has_passed_end_on() => {
+                tunnel.deaf = Some(side);
+                self.flows[side.other()].drop_leaving();
+                self.pass_ends_on(turn);
+            }
+            _ => self.broke(side, why, turn),
+        }
+    }
+
+    /// This side's connection broke while it is not read, because the other side takes nothing.
+    pub fn lost(&mut self, side: Side, why: &dyn fmt::Display, turn: &mut Turn) {
+        match (&self.phase, side) {
+            (Phase::Tunnel(_), _) | (_, Side::Client) => self.broke(side, why, turn),
+            // What it has answered may still be read.
+            (_, Side::Upstream) => {}
         }
     }
 

@@ -19,12 +19,14 @@ pub struct Tunnel {
     upstream: Option<UpstreamId>,
     /// Whose end of file came first.
     pub ended_first: Option<Side>,
+    /// Who takes nothing more: its connection broke, and what it said before is all that is left to pass on.
+    pub deaf: Option<Side>,
 }
 
 impl Tunnel {
     /// A tunnel that opens now.
     pub fn new(policy: Rc<Policy>, upstream: Option<UpstreamId>, now: Instant) -> Tunnel {
-        Tunnel { policy, opened: now, up: 0, down: 0, upstream, ended_first: None }
+        Tunnel { policy, opened: now, up: 0, down: 0, upstream, ended_first: None, deaf: None }
     }
 
     /// How long it may be silent.

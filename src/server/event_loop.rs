@@ -254,7 +254,7 @@ impl EventLoop {
         let entry = self.pairs.vacant_entry();
         let Ok(place) = u32::try_from(entry.key()) else { return false };
         let key = PairKey(place);
-        match self.net.table.insert(socket, Holder::Pair(key, Side::Client), &self.net.registry) {
+        match self.net.table.insert(socket, Holder::Client(key), &self.net.registry) {
             Ok(socket) => {
                 self.sessions += 1;
                 let session = Session::new(self.sessions, client, &self.turn);
@@ -316,6 +316,7 @@ impl EventLoop {
     fn begin_to_stop(&mut self) {
         log::info!("stopping sessions={} drain_ms={}", self.pairs.len(), self.drain.as_millis());
         // Who waits to be accepted has been promised an answer by the kernel.
+        self.listeners.iter_mut().for_each(|listener| listener.is_ready = true);
         for index in 0..self.listeners.len() {
             while self.pairs.len() < self.connections_max && self.accept_one(index) {}
         }
@@ -339,7 +340,10 @@ impl EventLoop {
     fn tell_all(&mut self, mut tell: impl FnMut(&mut Session, &mut Turn)) {
         let keys: Vec<_> = self.pairs.iter().map(|(key, _)| PairKey(key as u32)).collect();
         for key in keys {
-            // First what has come meanwhile: a request that is here already has begun.
+            // First what has come meanwhile, told or not: a request that is here already has begun.
+            if let Some(pair) = self.pairs.get_mut(key.0 as usize) {
+                pair.expect_client(&mut self.net);
+            }
             self.drive(key);
             if let Some(pair) = self.pairs.get_mut(key.0 as usize)
                 && !pair.session().is_closed()
@@ -363,9 +367,11 @@ fn note_stream(event: &Event, net: &mut Net, pairs: &mut Slab<Pair>, queue: &mut
                 net.table.close(key);
             }
         }
-        Holder::Pair(key, side) => {
+        Holder::Client(key) | Holder::Upstream(key, _) => {
             let Some(pair) = pairs.get_mut(key.0 as usize) else { return };
+            let side = if holder == Holder::Client(key) { Side::Client } else { Side::Upstream };
             pair.noted.hung_up |= side == Side::Client && event.is_read_closed();
+            pair.noted.broke[side] |= event.is_error();
             enqueue(queue, pair, key);
         }
     }

@@ -5,10 +5,10 @@
 //! [`WAITING_BYTES_MAX`] wait, what comes then is counted and lost.
 
 use std::io::{self, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
-use crate::os::nonblocking;
+use crate::os::nonblocking::Outlet;
 
 /// Bytes of lines that wait for a reader.
 const WAITING_BYTES_MAX: usize = 256 * 1024;
@@ -51,7 +51,8 @@ pub fn flush() {
     if waiting.lines.is_empty() {
         return;
     }
-    match nonblocking::write(io::stderr(), &waiting.lines) {
+    static OUTLET: OnceLock<Outlet> = OnceLock::new();
+    match OUTLET.get_or_init(|| Outlet::of(io::stderr())).write(io::stderr(), &waiting.lines) {
         Ok(n) => drop(waiting.lines.drain(..n)),
         // Closed for good, or a full disk: there is nobody to tell.
         Err(_) => waiting.lines.clear(),

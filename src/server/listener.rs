@@ -133,7 +133,7 @@ fn bind_tcp(address: std::net::SocketAddr, only_v6: bool) -> io::Result<Listener
     }
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
-    socket::watch_peer(&socket);
+    socket::ask_when_silent(&socket);
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;

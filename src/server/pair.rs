@@ -13,6 +13,9 @@ use crate::server::socket::{Moved, Socket};
 use crate::server::table::{Holder, PairKey, SocketKey, Table};
 use crate::server::upstreams::Upstreams;
 
+/// What a write costs of the budget, however short: a client can ask for many small answers with few bytes.
+const WRITE_COST: usize = 1024;
+
 /// What sockets need beyond themselves.
 #[derive(Debug)]
 pub struct Net {
@@ -44,6 +47,8 @@ pub struct Noted {
     pub hung_up: bool,
     /// Its deadline has passed.
     pub is_due: bool,
+    /// The connection of a side broke.
+    pub broke: Both<bool>,
 }
 
 /// How far a pair was driven.
@@ -74,8 +79,8 @@ impl Pair {
         &mut self.session
     }
 
-    /// Tells the session what was noted, then moves bytes until nothing moves any more or the budget, [`READ_BYTES`] read from
-    /// either side, is spent. A relay that drains a socket until it would block makes its neighbours wait for that long.
+    /// Tells the session what was noted, then moves bytes until nothing moves any more or the budget of [`READ_BYTES`] is
+    /// spent. A relay that drains a socket until it would block makes its neighbours wait for that long.
     pub fn drive(&mut self, key: PairKey, net: &mut Net, turn: &mut Turn) -> Driven {
         let noted = std::mem::take(&mut self.noted);
         if noted.hung_up {
@@ -88,85 +93,100 @@ impl Pair {
             self.session.timed_out(turn);
         }
         let mut budget = READ_BYTES;
+        self.carry_out_steps(key, net, turn);
         loop {
-            while let Some(step) = self.session.next_step() {
-                self.carry_out(step, key, net, turn);
-            }
-            let mut moved = false;
+            let mut cost = 0;
             for side in Side::BOTH {
-                moved |= self.write(side, net, turn);
+                cost += self.read(side, net, turn).unwrap_or(0);
             }
             for side in Side::BOTH {
-                let n = if budget > 0 { self.read(side, net, turn) } else { None };
-                budget = budget.saturating_sub(n.unwrap_or(0));
-                moved |= n.is_some();
+                cost += self.write(side, net, turn).unwrap_or(0);
             }
-            if !moved {
+            budget = budget.saturating_sub(cost);
+            self.carry_out_steps(key, net, turn);
+            if cost == 0 || budget == 0 {
                 break;
             }
         }
+        self.tell_breaks(noted, net, turn);
+        self.carry_out_steps(key, net, turn);
         self.session.settle(turn);
         if self.session.is_closed() {
             Side::BOTH.into_iter().for_each(|side| self.close(side, net));
             return Driven::Ended;
         }
-        let has_more = budget == 0 && Side::BOTH.into_iter().any(|side| self.can_read(side, net));
-        if has_more { Driven::Again } else { Driven::Parked }
+        let has_more = |side| self.can_read(side, net) || self.can_write(side, net);
+        if budget == 0 && Side::BOTH.into_iter().any(has_more) { Driven::Again } else { Driven::Parked }
     }
 
-    fn can_read(&self, side: Side, net: &mut Net) -> bool {
-        self.session.wants_read(side) && self.socket(side, net).is_some_and(|socket| socket.is_readable())
+    /// A side that is read tells of its end or its error by itself, behind all that it has sent. One that is not read because
+    /// the other takes nothing would never be heard.
+    fn tell_breaks(&mut self, noted: Noted, net: &mut Net, turn: &mut Turn) {
+        for side in Side::BOTH {
+            if noted.broke[side]
+                && !self.session.wants_read(side)
+                && let Some(error) = self.socket(side, net).map(|socket| socket.error())
+            {
+                self.session.lost(side, &error, turn);
+            }
+        }
+    }
+
+    fn can_read(&self, side: Side, net: &Net) -> bool {
+        self.session.wants_read(side) && self.sockets[side].is_some_and(|key| net.table.is_readable(key))
+    }
+
+    fn can_write(&self, side: Side, net: &Net) -> bool {
+        self.session.wants_write(side) && self.sockets[side].is_some_and(|key| net.table.is_writable(key))
     }
 
     fn socket<'n>(&self, side: Side, net: &'n mut Net) -> Option<&'n mut Socket> {
         self.sockets[side].and_then(|key| net.table.socket(key))
     }
 
-    /// Writes what may leave for `side`; whether anything came of it.
-    fn write(&mut self, side: Side, net: &mut Net, turn: &mut Turn) -> bool {
-        if !self.session.wants_write(side) {
-            return false;
+    /// Writes what may leave for `side`, once; `None` if nothing came of it, else what that costs of the budget.
+    fn write(&mut self, side: Side, net: &mut Net, turn: &mut Turn) -> Option<usize> {
+        if !self.can_write(side, net) {
+            return None;
         }
-        let Some(socket) = self.socket(side, net).filter(|socket| socket.is_writable()) else { return false };
-        match socket.write(self.session.leaving(side)) {
+        match self.socket(side, net)?.write(self.session.leaving(side)) {
             Moved::Bytes(n) => self.session.sent(side, n, turn),
-            Moved::Nothing | Moved::End => return false,
-            Moved::Broken(error) => match (side, self.session.is_connecting()) {
-                (Side::Client, _) => self.session.broke(side, &error, turn),
-                (Side::Upstream, None) => self.session.deafened(&error, turn),
-                (Side::Upstream, Some(upstream)) => {
+            Moved::Nothing | Moved::End => return None,
+            Moved::Broken(error) => match self.session.is_connecting().filter(|_| side == Side::Upstream) {
+                None => self.session.deafened(side, &error, turn),
+                Some(upstream) => {
                     net.upstreams.note_failure(upstream, turn.now);
                     self.session.broke(side, &error, turn);
                 }
             },
         }
-        true
+        Some(WRITE_COST)
     }
 
-    /// Reads what `side` has sent, once; `None` if nothing came of it, else how many bytes did.
+    /// Reads what `side` has sent, once; `None` if nothing came of it, else what that costs of the budget.
     fn read(&mut self, side: Side, net: &mut Net, turn: &mut Turn) -> Option<usize> {
-        if !self.session.wants_read(side) {
+        if !self.can_read(side, net) {
             return None;
         }
-        let socket = self.socket(side, net).filter(|socket| socket.is_readable())?;
         let room = self.session.room(side, turn);
         if room.is_empty() {
             return None;
         }
-        match socket.read(room) {
+        match net.table.socket(self.sockets[side]?)?.read(room) {
             Moved::Bytes(n) => {
                 self.session.received(side, n, turn);
-                Some(n)
+                return Some(n);
             }
-            Moved::End => {
-                self.session.ended(side, turn);
-                Some(0)
-            }
-            Moved::Nothing => None,
-            Moved::Broken(error) => {
-                self.session.broke(side, &error, turn);
-                Some(0)
-            }
+            Moved::End => self.session.ended(side, turn),
+            Moved::Nothing => return None,
+            Moved::Broken(error) => self.session.broke(side, &error, turn),
+        }
+        Some(1)
+    }
+
+    fn carry_out_steps(&mut self, key: PairKey, net: &mut Net, turn: &mut Turn) {
+        while let Some(step) = self.session.next_step() {
+            self.carry_out(step, key, net, turn);
         }
     }
 
@@ -186,10 +206,11 @@ impl Pair {
                 self.close(side, net);
             }
             Step::Close(side) => self.close(side, net),
-            // Clients are watched from the accept on: what the listener is set to, its connections inherit.
             Step::WatchPeers => {
-                if let Some(socket) = self.socket(Side::Upstream, net) {
-                    socket.watch_peer();
+                for side in Side::BOTH {
+                    if let Some(socket) = self.socket(side, net) {
+                        socket.watch_peer(side);
+                    }
                 }
             }
         }
@@ -206,7 +227,7 @@ impl Pair {
         let Some(wanted) = self.session.wanted() else { return };
         let fresh = wanted.fresh;
         let Some(upstream) = net.upstreams.choose(&wanted, turn.now) else { return };
-        let holder = Holder::Pair(key, Side::Upstream);
+        let holder = Holder::Upstream(key, upstream);
         if !fresh && let Some(idle) = net.upstreams.take_idle(upstream) {
             net.table.hand_over(idle, holder);
             self.sockets.upstream = Some(idle);
@@ -238,14 +259,24 @@ impl Pair {
 
     /// Lets others use the upstream's connection, unless something stands in it that nobody asked for.
     fn release(&mut self, net: &mut Net, turn: &Turn) {
-        let (Some(key), Some(upstream)) = (self.sockets.upstream.take(), self.session.upstream()) else { return };
+        let Some(key) = self.sockets.upstream.take() else { return };
         let is_quiet = net.table.socket(key).is_some_and(|socket| !socket.is_readable());
-        if !is_quiet || turn.stopping {
-            return net.table.close(key);
-        }
-        net.table.hand_over(key, Holder::Idle(upstream));
-        if let Some(gone) = net.upstreams.put_idle(upstream, key, turn.now) {
+        let gone = match net.table.holder(key) {
+            Some(Holder::Upstream(_, upstream)) if is_quiet && !turn.stopping => {
+                net.table.hand_over(key, Holder::Idle(upstream));
+                net.upstreams.put_idle(upstream, key, turn.now)
+            }
+            _ => Some(key),
+        };
+        if let Some(gone) = gone {
             net.table.close(gone);
+        }
+    }
+
+    /// Something may have come from the client of which no event has told yet.
+    pub fn expect_client(&mut self, net: &mut Net) {
+        if let Some(socket) = self.socket(Side::Client, net) {
+            socket.expect();
         }
     }
 }

@@ -11,13 +11,14 @@ use mio::{Interest, Registry, Token};
 use socket2::{Domain, SockAddr, TcpKeepalive, Type};
 
 use crate::proxy::policy::Address;
+use crate::proxy::side::Side;
 
 /// When the kernel asks a silent peer whether it lives, how often it asks again, and how many times. With
 /// [`UNANSWERED_MAX`], a pulled cable is noticed within two minutes.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(45);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 const KEEPALIVE_TIMES: u32 = 4;
-/// How long bytes may stay unacknowledged.
+/// How long bytes of a tunnel may stay unacknowledged, or untaken.
 const UNANSWERED_MAX: Duration = Duration::from_secs(105);
 
 /// A TCP or Unix stream, non-blocking, registered once for everything and edge-triggered.
@@ -84,6 +85,11 @@ impl Socket {
         self.has_more_behind |= is_over || event.is_priority();
     }
 
+    /// Makes a read worth a call although no event has told so.
+    pub fn expect(&mut self) {
+        self.readable = true;
+    }
+
     /// Whether a read is worth a call.
     pub fn is_readable(&self) -> bool {
         self.readable
@@ -144,16 +150,24 @@ impl Socket {
         let _ = self.stream.set_linger(Some(Duration::ZERO));
     }
 
-    /// Lets the kernel watch that the other end lives. Of no meaning to Unix sockets.
-    pub fn watch_peer(&self) {
-        watch_peer(&self.stream);
+    /// What broke the connection.
+    pub fn error(&self) -> io::Error {
+        self.stream.take_error().ok().flatten().unwrap_or_else(|| ErrorKind::ConnectionReset.into())
+    }
+
+    /// Lets the kernel watch that the other end lives, whether bytes wait for it or not. Of no meaning to Unix sockets.
+    pub fn watch_peer(&self, side: Side) {
+        // Clients are asked from the accept on.
+        if side == Side::Upstream {
+            ask_when_silent(&self.stream);
+        }
+        let _ = self.stream.set_tcp_user_timeout(Some(UNANSWERED_MAX));
     }
 }
 
-/// Lets the kernel watch that the other end of `stream` lives; on a listener, of every connection that it accepts.
-pub fn watch_peer(stream: &socket2::Socket) {
+/// Lets the kernel ask a silent peer of `stream` whether it lives; on a listener, of every connection that it accepts.
+pub fn ask_when_silent(stream: &socket2::Socket) {
     let keepalive =
         TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY).with_retries(KEEPALIVE_TIMES);
     let _ = stream.set_tcp_keepalive(&keepalive);
-    let _ = stream.set_tcp_user_timeout(Some(UNANSWERED_MAX));
 }

@@ -7,7 +7,6 @@ use mio::{Registry, Token};
 use slab::Slab;
 
 use crate::proxy::policy::UpstreamId;
-use crate::proxy::side::Side;
 use crate::server::socket::Socket;
 
 /// A place in the table. Counted from 1, so that having none costs nothing.
@@ -45,9 +44,11 @@ pub struct PairKey(pub u32);
 /// Whose socket it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
-    /// A session's, on this side.
-    Pair(PairKey, Side),
-    /// Nobody's: it waits to be used again.
+    /// A session's: its client's.
+    Client(PairKey),
+    /// A session's: a connection to this upstream.
+    Upstream(PairKey, UpstreamId),
+    /// Nobody's: a connection to this upstream that waits to be used again.
     Idle(UpstreamId),
 }
 
@@ -104,11 +105,30 @@ impl Table {
         self.entries.get_mut(key.place())?.socket.as_mut()
     }
 
+    /// Whether the socket at `key` is open and worth a read.
+    pub fn is_readable(&self, key: SocketKey) -> bool {
+        self.open(key).is_some_and(Socket::is_readable)
+    }
+
+    /// Whether the socket at `key` is open and worth a write.
+    pub fn is_writable(&self, key: SocketKey) -> bool {
+        self.open(key).is_some_and(Socket::is_writable)
+    }
+
+    fn open(&self, key: SocketKey) -> Option<&Socket> {
+        self.entries.get(key.place())?.socket.as_ref()
+    }
+
     /// Gives the socket at `key` to another holder.
     pub fn hand_over(&mut self, key: SocketKey, holder: Holder) {
         if let Some(entry) = self.entries.get_mut(key.place()) {
             entry.holder = holder;
         }
+    }
+
+    /// Who holds the socket at `key`.
+    pub fn holder(&self, key: SocketKey) -> Option<Holder> {
+        self.entries.get(key.place()).map(|entry| entry.holder)
     }
 
     /// Closes the socket at `key`. The kernel forgets its registration with it.

@@ -62,8 +62,9 @@ pub enum Body {
 pub enum Chunk {
     Size(String),
     Data(usize),
-    /// What must come next, and then whether that was the end.
-    Fixed(&'static [u8], bool),
+    /// These bytes and no others must come, then a chunk's data or, if there is none, the end.
+    LineEnd(&'static [u8], Option<usize>),
+    DataEnd(&'static [u8]),
     End,
 }
 
@@ -94,51 +95,47 @@ impl Body {
 }
 
 impl Chunk {
+    /// Takes at least one of `bytes`; how many it took.
     fn step(&mut self, bytes: &[u8], content: &mut Vec<u8>) -> Result<usize, String> {
         match self {
             Chunk::Size(digits) => match bytes[0] {
                 b'\r' => {
                     let size = usize::from_str_radix(digits, 16).map_err(|_| format!("a chunk size `{digits}`"))?;
-                    *self = if size == 0 { Chunk::Fixed(b"\r\n\r\n", true) } else { Chunk::Data(size) };
-                    // The line's own end is the first thing that must come.
-                    if let Chunk::Data(size) = *self {
-                        return match bytes.get(1) {
-                            Some(b'\n') => Ok(2),
-                            Some(other) => Err(format!("a chunk size line that ends in CR and {other}")),
-                            None => {
-                                *self = Chunk::Size(format!("{size:x}"));
-                                Err(String::from(WAIT))
-                            }
-                        };
-                    }
-                    Ok(0)
+                    *self = if size == 0 { Chunk::LineEnd(b"\n\r\n", None) } else { Chunk::LineEnd(b"\n", Some(size)) };
                 }
-                byte if byte.is_ascii_hexdigit() => {
-                    digits.push(char::from(byte));
-                    Ok(1)
-                }
-                byte => Err(format!("the byte {:?} in a chunk size, behind {digits:?}", char::from(byte))),
+                byte if byte.is_ascii_hexdigit() => digits.push(char::from(byte)),
+                byte => return Err(format!("the byte {:?} in a chunk size, behind {digits:?}", char::from(byte))),
             },
             Chunk::Data(left) => {
                 let n = bytes.len().min(*left);
                 content.extend_from_slice(&bytes[..n]);
                 *left -= n;
                 if *left == 0 {
-                    *self = Chunk::Fixed(b"\r\n", false);
+                    *self = Chunk::DataEnd(b"\r\n");
                 }
-                Ok(n)
+                return Ok(n);
             }
-            Chunk::Fixed(expected, is_last) => {
-                if bytes[0] != expected[0] {
-                    return Err(format!("the byte {:?} where a chunked body has {:?}", char::from(bytes[0]), char::from(expected[0])));
-                }
-                *expected = &expected[1..];
+            Chunk::LineEnd(expected, size) => {
+                *expected = after(expected, bytes[0])?;
                 if expected.is_empty() {
-                    *self = if *is_last { Chunk::End } else { Chunk::Size(String::new()) };
+                    *self = size.map_or(Chunk::End, Chunk::Data);
                 }
-                Ok(1)
             }
-            Chunk::End => Ok(0),
+            Chunk::DataEnd(expected) => {
+                *expected = after(expected, bytes[0])?;
+                if expected.is_empty() {
+                    *self = Chunk::Size(String::new());
+                }
+            }
+            Chunk::End => return Ok(0),
         }
+        Ok(1)
+    }
+}
+
+fn after(expected: &'static [u8], byte: u8) -> Result<&'static [u8], String> {
+    match expected.split_first() {
+        Some((first, rest)) if *first == byte => Ok(rest),
+        _ => Err(format!("the byte {:?} where a chunked body has {expected:?}", char::from(byte))),
     }
 }

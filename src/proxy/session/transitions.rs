@@ -194,9 +194,10 @@ impl Session {
         else {
             return;
         };
-        let Some(interims) = exchange.interims_leaving(self.flows.upstream.leaving().len()) else {
+        if exchange.has_answered() {
             return self.cut(end, turn);
-        };
+        }
+        let interims = exchange.interims_leaving(self.flows.upstream.leaving().len());
         self.let_upstream_go();
         let Some(mut exchange) = self.take_exchange() else { return };
         exchange.keep &= !turn.stopping;
@@ -269,18 +270,21 @@ impl Session {
         }
     }
 
-    /// An end that has drained is passed on; when both have been, the tunnel is gone.
+    /// An end that has drained is passed on; when both have been, the tunnel is gone. The end of a side that broke is no end of
+    /// file, and is passed on as a reset.
     pub(super) fn pass_ends_on(&mut self, turn: &mut Turn) {
+        let Phase::Tunnel(tunnel) = &self.phase else { return };
+        let (deaf, first) = (tunnel.deaf, tunnel.ended_first);
         for side in Side::BOTH {
-            if self.flows[side].passes_end_on() {
-                self.steps.add(Step::Shutdown(side.other()));
+            if !self.flows[side].passes_end_on() {
+                continue;
             }
+            if deaf == Some(side) {
+                return self.end_tunnel(End::new("reset", side.as_str()), side.other(), turn);
+            }
+            self.steps.add(Step::Shutdown(side.other()));
         }
         if self.flows.client.has_passed_end_on() && self.flows.upstream.has_passed_end_on() {
-            let first = match &self.phase {
-                Phase::Tunnel(tunnel) => tunnel.ended_first,
-                _ => None,
-            };
             self.end_tunnel_in_peace(End::new("closed", first.map_or("hawkey", Side::as_str)), turn);
         }
     }
@@ -306,9 +310,15 @@ impl Session {
         }
     }
 
-    /// The client is gone: whoever works for it need not go on.
+    /// The client is gone: whoever works for it need not go on. If it has only ended its own side and still reads, it must see
+    /// that what has begun is cut.
     pub(super) fn client_left(&mut self, why: &dyn fmt::Display, turn: &Turn) {
-        self.end_exchange(End::because("client-left", "client", why), Step::Close(Side::Client), turn);
+        let has_begun = match &self.phase {
+            Phase::Exchange(exchange) | Phase::Finish(exchange) => exchange.has_answered(),
+            _ => false,
+        };
+        let client = if has_begun { Step::Abort(Side::Client) } else { Step::Close(Side::Client) };
+        self.end_exchange(End::because("client-left", "client", why), client, turn);
     }
 
     /// The response cannot be completed: the client must see that.
@@ -316,7 +326,7 @@ impl Session {
         self.end_exchange(end, Step::Abort(Side::Client), turn);
     }
 
-    pub(super) fn end_exchange(&mut self, end: End<'_>, client: Step, turn: &Turn) {
+    fn end_exchange(&mut self, end: End<'_>, client: Step, turn: &Turn) {
         self.let_upstream_go();
         if let Some(mut exchange) = self.take_exchange() {
             exchange.record.note_end(end);
