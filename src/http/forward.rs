@@ -64,7 +64,7 @@ pub fn request(head: &RequestHead<'_>, forwarding: &Forwarding<'_>, out: &mut Ve
         Framing::Length(bytes) => put_length(out, bytes),
         Framing::Chunked(_) => put(out, &["Transfer-Encoding: chunked\r\n"]),
         // A method that usually has a body is told that this one has none (RFC 9110, 8.6).
-        Framing::None if matches!(head.method, "POST" | "PUT" | "PATCH") => put_length(out, 0),
+        Framing::None if head.usually_has_body() => put_length(out, 0),
         Framing::None | Framing::UntilClose => {}
     }
     if head.method == "OPTIONS"

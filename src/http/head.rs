@@ -169,9 +169,7 @@ impl<'a> RequestHead<'a> {
                         return Err(Reject::Expectation);
                     }
                 }
-                Meaning::MaxForwards => {
-                    head.max_forwards = str::from_utf8(field.value).ok().and_then(|value| value.parse().ok())
-                }
+                Meaning::MaxForwards => head.max_forwards = number(field.value),
                 _ => {}
             }
         }
@@ -198,8 +196,15 @@ impl<'a> RequestHead<'a> {
     pub fn is_persistent(&self) -> bool {
         match self.version {
             Version::Http11 => !self.options.close,
+            // A body that only the end of its connection would end (RFC 1945, 7.2.2) must not be taken for a request.
+            Version::Http10 if self.framing == Framing::None && self.usually_has_body() => false,
             Version::Http10 => self.options.keep_alive && !self.options.close,
         }
+    }
+
+    /// Whether the method is one whose requests usually have a body.
+    pub fn usually_has_body(&self) -> bool {
+        matches!(self.method, "POST" | "PUT" | "PATCH")
     }
 
     /// Whether asking twice does no more than asking once (RFC 9110, 9.2.2).
@@ -286,7 +291,10 @@ impl<'a> ResponseHead<'a> {
         for field in self.fields {
             match Meaning::of(field.name) {
                 Meaning::ContentLength if has_lengths => self.declared.note_length(field.value)?,
-                Meaning::TransferEncoding if has_lengths => self.declared.note_coding(field.value)?,
+                // In a response any case will do: it is written anew, so nobody reads it twice.
+                Meaning::TransferEncoding if has_lengths => {
+                    self.declared.note_coding(&field.value.to_ascii_lowercase())?;
+                }
                 Meaning::Connection => self.options.note(field.value),
                 Meaning::Upgrade => self.upgrade_to_websocket |= upgrade::names_websocket(field.value),
                 Meaning::WebSocketAccept => {
@@ -310,6 +318,12 @@ impl<'a> ResponseHead<'a> {
             Version::Http10 => self.options.keep_alive && !self.options.close,
         }
     }
+}
+
+/// A number of digits and nothing else.
+fn number(value: &[u8]) -> Option<u32> {
+    let digits = str::from_utf8(value).ok()?;
+    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
 /// How many bytes of empty lines stand before a request line.

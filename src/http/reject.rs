@@ -28,7 +28,7 @@ pub enum Reject {
     Version,
     /// A transfer coding that is known but not understood here.
     UnknownCoding,
-    /// Nothing is left to answer with: no descriptor for a connection to an upstream.
+    /// There is no room for another connection to an upstream: no descriptor is left here, or its backlog is full.
     Full,
 }
 
@@ -63,7 +63,7 @@ impl fmt::Display for Reject {
             Reject::TooManyFields => "more fields than limits.fields",
             Reject::Version => "an HTTP version that is not served",
             Reject::UnknownCoding => "a transfer coding other than chunked",
-            Reject::Full => "no descriptor is left for a connection to an upstream",
+            Reject::Full => "no room for another connection to an upstream",
         })
     }
 }

@@ -11,12 +11,13 @@ pub struct Reply {
     body: &'static str,
     /// A field that goes with the status, with its line end.
     field: &'static str,
+    sends_body: bool,
 }
 
 impl Reply {
     /// An empty response with `status`.
     pub fn new(status: u16) -> Reply {
-        Reply { status, body: "", field: "" }
+        Reply { status, body: "", field: "", sends_body: true }
     }
 
     /// What a refused request is told.
@@ -29,6 +30,11 @@ impl Reply {
             Reject::Full => Reply { field: "retry-after: 1\r\n", ..reply },
             _ => reply,
         }
+    }
+
+    /// The same without its body, as HEAD is answered.
+    pub fn without_body(self) -> Reply {
+        Reply { sends_body: false, ..self }
     }
 
     /// Appends the response to `out`, in the words of `version`; `keep` says whether the connection goes on.
@@ -48,7 +54,7 @@ impl Reply {
             self.field,
             connection,
             "\r\n",
-            self.body,
+            if self.sends_body { self.body } else { "" },
         ];
         parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
     }
@@ -99,6 +105,12 @@ mod tests {
             "HTTP/1.1 500 Internal Server Error\r\ncontent-type: text/html; charset=utf-8\r\ncontent-length: 22\r\n\
              connection: close\r\n\r\n<h4>Not Supported</h4>"
         );
+    }
+
+    #[test]
+    fn head_is_told_the_length_of_a_body_that_does_not_come() {
+        let text = text(Reply::to(Reject::Version).without_body(), Version::Http11, false);
+        assert!(text.contains("content-length: 22\r\n") && text.ends_with("\r\n\r\n"), "{text}");
     }
 
     #[test]

@@ -33,7 +33,7 @@ impl<'a> Target<'a> {
             return Err(Reject::Malformed("the target holds a byte that must be percent-encoded"));
         }
         if text.starts_with('/') {
-            return Ok(Target { authority: None, path_and_query: text });
+            return Target { authority: None, path_and_query: text }.with_one_reading();
         }
         let rest = ["http://", "https://"]
             .iter()
@@ -49,7 +49,12 @@ impl<'a> Target<'a> {
             .ok_or(Reject::Malformed("the target's authority is not a host and a port"))?;
         // RFC 9112, 3.2.4: OPTIONS for a server without a path is `*` for the server behind the last proxy.
         let path_and_query = if method == "OPTIONS" && path_and_query.is_empty() { "*" } else { path_and_query };
-        Ok(Target { authority: Some(authority), path_and_query })
+        Target { authority: Some(authority), path_and_query }.with_one_reading()
+    }
+
+    /// Browsers and some servers read a backslash in a path as a slash, others do not.
+    fn with_one_reading(self) -> Result<Target<'a>, Reject> {
+        if self.path().contains('\\') { Err(Reject::Malformed("a backslash in the path")) } else { Ok(self) }
     }
 
     /// The path, by which a request is routed: never empty.
@@ -92,7 +97,7 @@ fn separator(text: &str) -> Option<&str> {
     ["/", "\\", "%2f", "%2F", "%5c", "%5C"].iter().find_map(|separator| text.strip_prefix(separator))
 }
 
-/// RFC 3986 knows fewer bytes, but browsers leave ``\ ^ ` { | }`` as they are in some part of a URL, and they have one
+/// RFC 3986 knows fewer bytes, but browsers leave ``\ ^ ` { | }`` as they are in some part of a URL, where they have one
 /// reading. White space, quotes, angle brackets, `#` and bytes beyond ASCII are encoded by every client.
 fn may_stand_in_target(byte: u8) -> bool {
     byte.is_ascii_graphic() && !matches!(byte, b'"' | b'<' | b'>' | b'#')
@@ -171,7 +176,7 @@ mod tests {
             "",
             "/a#b",
             "/\u{e9}",
-            "/a\"",
+            "/a\"", "/a\\b", "http://h/\\x",
             "/<",
             "/>",
             "ftp://h/",

@@ -264,6 +264,11 @@ impl Exchange {
         }
     }
 
+    /// Whether the response goes without its body.
+    pub fn answers_head(&self) -> bool {
+        self.answers_head
+    }
+
     /// In whose words the client is answered.
     pub fn version(&self) -> Version {
         self.version

@@ -186,6 +186,9 @@ impl Session {
                 // wrong at once, and not for every byte of one that comes slowly.
                 let is_worth_a_look =
                     is_first || news.contains(&b'\n') || pending.len() >= turn.policy.limits.head.bytes_max;
+                if is_blank(pending) {
+                    return;
+                }
                 if began.is_none() {
                     self.begin_head(turn);
                 }
@@ -298,7 +301,11 @@ impl Session {
     pub fn broke(&mut self, side: Side, why: &dyn fmt::Display, turn: &mut Turn) {
         log::debug!("{} event=error of={} why=\"{why}\"", self.number, side.as_str());
         match (&mut self.phase, side) {
-            (Phase::Connect { .. }, Side::Upstream) => self.refused(why, turn),
+            (Phase::Connect { .. }, Side::Upstream) => {
+                if !self.tries_next(turn) {
+                    self.fault(why, turn);
+                }
+            }
             (Phase::Exchange(_), Side::Upstream) => self.upstream_failed(why, turn),
             (Phase::Tunnel(_), _) => self.end_tunnel(End::because("reset", side.as_str(), why), side.other(), turn),
             (Phase::Connect { .. } | Phase::Exchange(_) | Phase::Finish(_), Side::Client) => {
@@ -334,9 +341,11 @@ impl Session {
         }
     }
 
-    /// No descriptor is left for a connection to an upstream.
+    /// There is no room for a connection to the upstream that was chosen: no descriptor is left, or its backlog is full.
     pub fn starved(&mut self, turn: &mut Turn) {
-        self.reject(Reject::Full, turn);
+        if !self.tries_next(turn) {
+            self.reject(Reject::Full, turn);
+        }
     }
 
     /// The [`deadline`](Session::deadline) has passed.
@@ -349,7 +358,7 @@ impl Session {
                 self.reply(Reply::new(504), End::because("late", "upstream", &"no connection in time"), turn)
             }
             Phase::Exchange(exchange) => {
-                let waits_for_client = !exchange.request_is_whole() && self.flows.client.is_drained();
+                let waits_for_client = exchange.wants_request() && self.flows.client.is_drained();
                 let client_is_slow = !self.flows.upstream.is_drained();
                 if exchange.is_answered() && (client_is_slow || waits_for_client) {
                     self.cut(End::because("late", "client", &"read or sent nothing in time"), turn);
@@ -409,4 +418,9 @@ impl Phase {
             Phase::Closed => "closed",
         }
     }
+}
+
+/// Whether nothing but an empty line or two has come, which some clients send behind a body (RFC 9112, 2.2).
+fn is_blank(pending: &[u8]) -> bool {
+    b"\r\n\r\n".starts_with(pending)
 }

@@ -50,6 +50,16 @@ impl Deadlines {
         self.entries.pop().map(|Reverse(entry)| entry)
     }
 
+    /// How many entries there are, those included that no longer count.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Drops the entries that no longer count, as `counts` says.
+    pub fn retain(&mut self, counts: impl Fn(Tick, PairKey) -> bool) {
+        self.entries.retain(|Reverse((tick, key))| counts(*tick, *key));
+    }
+
     /// When the next entry fires.
     pub fn next(&self) -> Option<Instant> {
         self.entries.peek().map(|Reverse((tick, _))| self.instant(*tick))

@@ -36,6 +36,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often the log says that accepting is paused.
 const ACCEPT_WARNING: Duration = Duration::from_secs(1);
 
+/// Deadlines that may wait in vain, beside two for each session, before they are looked through.
+const DEADLINES_SPARE: usize = 64;
+
 /// Tokens of what is no stream: the highest of 32 bits is set.
 const OTHER: usize = 1 << 31;
 /// [`Handle`](crate::Handle)s wake the loop by this one.
@@ -90,10 +93,16 @@ impl EventLoop {
         if let Some(signals) = &signals {
             poll.registry().register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
         }
+        if connections_max > descriptors / 2 {
+            log::warn!(
+                "connections={connections_max} descriptors={descriptors} why=\"a proxied connection takes two descriptors\""
+            );
+        }
         let net = Net {
             registry: poll.registry().try_clone()?,
             table: Table::default(),
             upstreams: Upstreams::new(&config.policy, config.idle_upstreams, config.upstream_idle, config.cool_down),
+            may_be_behind: false,
         };
         Ok(EventLoop {
             poll,
@@ -163,6 +172,7 @@ impl EventLoop {
     /// Events and expired deadlines only mark sockets and queue pairs; nothing is done about them yet.
     fn take_note(&mut self) {
         let EventLoop { events, listeners, net, pairs, queue, is_requested, .. } = self;
+        net.may_be_behind = events.iter().count() >= EVENTS_MAX;
         for event in events.iter() {
             let Token(token) = event.token();
             match token.checked_sub(FIRST_LISTENER) {
@@ -208,6 +218,11 @@ impl EventLoop {
             self.pairs.try_remove(key as usize);
         }
         self.net.table.bury();
+        // Ended sessions leave entries behind, which may be far from firing.
+        if self.deadlines.len() > 2 * self.pairs.len() + DEADLINES_SPARE {
+            let pairs = &self.pairs;
+            self.deadlines.retain(|tick, key| pairs.get(key.0 as usize).is_some_and(|pair| pair.armed == tick));
+        }
         journal::flush();
     }
 

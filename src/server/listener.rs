@@ -87,7 +87,7 @@ impl Listener {
         registry.register(&mut SourceFd(&self.socket.as_raw_fd()), token, Interest::READABLE)
     }
 
-    /// The next client, if one waits. One that left before it was accepted is passed over.
+    /// The next client, if one waits. After one that left before it was accepted, it is worth asking again.
     pub fn accept(&mut self) -> io::Result<Option<(Socket, ClientAddress)>> {
         use rustix::io::Errno;
         loop {
@@ -101,15 +101,9 @@ impl Listener {
                     return Ok(None);
                 }
                 Err(error) => match Errno::from_io_error(&error) {
+                    Some(Errno::INTR) => {}
                     // accept(2): errors of the new connection, not of the listener.
-                    Some(
-                        Errno::INTR
-                        | Errno::CONNABORTED
-                        | Errno::PROTO
-                        | Errno::PERM
-                        | Errno::NETDOWN
-                        | Errno::HOSTUNREACH,
-                    ) => {}
+                    Some(Errno::CONNABORTED | Errno::PROTO | Errno::NETDOWN | Errno::HOSTUNREACH) => return Ok(None),
                     _ => return Err(error),
                 },
             }

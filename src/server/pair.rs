@@ -1,5 +1,7 @@
 //! The two sockets of a session, and the moving of bytes between them.
 
+use std::io::{self, ErrorKind};
+
 use mio::Registry;
 
 use crate::os::descriptors;
@@ -25,6 +27,8 @@ pub struct Net {
     pub table: Table,
     /// Whom to connect to.
     pub upstreams: Upstreams,
+    /// The kernel may hold events that this turn does not know of: what looks quiet may not be.
+    pub may_be_behind: bool,
 }
 
 /// A session and its one or two sockets, which know nothing of each other.
@@ -228,7 +232,12 @@ impl Pair {
         let fresh = wanted.fresh;
         let Some(upstream) = net.upstreams.choose(&wanted, turn.now) else { return };
         let holder = Holder::Upstream(key, upstream);
-        if !fresh && let Some(idle) = net.upstreams.take_idle(upstream) {
+        while !fresh && let Some(idle) = net.upstreams.take_idle(upstream) {
+            // What came unasked must not be taken for the answer.
+            if net.may_be_behind && net.table.socket(idle).is_none_or(|socket| !socket.is_quiet()) {
+                net.table.close(idle);
+                continue;
+            }
             net.table.hand_over(idle, holder);
             self.sockets.upstream = Some(idle);
             return self.session.connecting(upstream, true, turn);
@@ -244,7 +253,10 @@ impl Pair {
         self.session.connecting(upstream, false, turn);
         match connected {
             Ok(socket) => self.sockets.upstream = Some(socket),
-            Err(error) if descriptors::have_run_out(&error) => self.session.starved(turn),
+            // A Unix socket whose backlog is full says that it would block, once.
+            Err(error) if descriptors::have_run_out(&error) || error.kind() == ErrorKind::WouldBlock => {
+                self.session.starved(turn);
+            }
             Err(error) => {
                 net.upstreams.note_failure(upstream, turn.now);
                 self.session.broke(Side::Upstream, &error, turn);
@@ -252,8 +264,8 @@ impl Pair {
         }
     }
 
-    fn dial(&self, upstream: UpstreamId, holder: Holder, net: &mut Net) -> std::io::Result<SocketKey> {
-        let address = net.upstreams.address(upstream).ok_or(std::io::ErrorKind::NotFound)?;
+    fn dial(&self, upstream: UpstreamId, holder: Holder, net: &mut Net) -> io::Result<SocketKey> {
+        let address = net.upstreams.address(upstream).ok_or(ErrorKind::NotFound)?;
         net.table.insert(Socket::connect(address)?, holder, &net.registry)
     }
 

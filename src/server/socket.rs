@@ -1,6 +1,7 @@
 //! A stream and its readiness. `WouldBlock` ends here.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::Duration;
@@ -148,6 +149,12 @@ impl Socket {
     /// Makes the close that follows a reset.
     pub fn reset_on_close(&self) {
         let _ = self.stream.set_linger(Some(Duration::ZERO));
+    }
+
+    /// Asks the kernel whether neither a byte nor an end has come.
+    pub fn is_quiet(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        self.stream.peek(&mut byte).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     }
 
     /// What broke the connection.

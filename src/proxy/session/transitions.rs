@@ -8,7 +8,7 @@ use crate::http::reply::Reply;
 use crate::proxy::exchange::{Begun, Exchange, Progress, Stop};
 use crate::proxy::policy::FaultStatus;
 use crate::proxy::record::{End, Record};
-use crate::proxy::session::{Phase, Session};
+use crate::proxy::session::{Phase, Session, is_blank};
 use crate::proxy::side::Side;
 use crate::proxy::step::Step;
 use crate::proxy::tunnel::Tunnel;
@@ -90,18 +90,16 @@ impl Session {
         }
     }
 
-    /// A connection could not be made: the next upstream of the list is tried, each once.
-    pub(super) fn refused(&mut self, why: &dyn fmt::Display, turn: &mut Turn) {
-        let Phase::Connect { attempt, .. } = self.phase else { return };
+    /// A connection could not be made: the next upstream of the list is tried, each once. Whether there was one.
+    pub(super) fn tries_next(&mut self, turn: &mut Turn) -> bool {
+        let Phase::Connect { attempt, .. } = self.phase else { return false };
         let has_another = self.wanted().is_some_and(|wanted| attempt + 1 < wanted.to.len());
-        if !has_another {
-            return self.fault(why, turn);
-        }
-        log::debug!("{} event=next-upstream", self.number);
-        if let Some(exchange) = self.take_exchange() {
+        if has_another && let Some(exchange) = self.take_exchange() {
+            log::debug!("{} event=next-upstream", self.number);
             self.steps.add(Step::Close(Side::Upstream));
             self.connect(exchange, attempt + 1, true, turn);
         }
+        has_another
     }
 
     pub(super) fn read_response(&mut self, turn: &mut Turn) {
@@ -168,7 +166,8 @@ impl Session {
     /// The upstream failed us, and nobody else is left to be asked.
     pub(super) fn fault(&mut self, why: &dyn fmt::Display, turn: &mut Turn) {
         log::debug!("{} event=error of=upstream why=\"{why}\"", self.number);
-        let status = match turn.policy.fault_status {
+        let (Phase::Connect { exchange, .. } | Phase::Exchange(exchange)) = &self.phase else { return };
+        let status = match exchange.policy.fault_status {
             FaultStatus::InternalServerError => 500,
             FaultStatus::BadGateway => 502,
         };
@@ -206,6 +205,7 @@ impl Session {
         exchange.record.answered = Some(turn.now);
         self.flows.upstream.truncate(interims);
         turn.scratch.clear();
+        let reply = if exchange.answers_head() { reply.without_body() } else { reply };
         reply.write(exchange.version(), exchange.keep, &mut turn.scratch);
         self.flows.upstream.replace(0, &turn.scratch);
         exchange.record.note_end(end);
@@ -251,7 +251,7 @@ impl Session {
         self.deadline = Some(turn.now + turn.policy.timeouts.keep_alive);
         self.enter(Phase::Head { began: None });
         // What came behind the request is the next one.
-        if !self.flows.client.pending().is_empty() {
+        if !is_blank(self.flows.client.pending()) {
             self.begin_head(turn);
             self.read_head(turn);
         }
