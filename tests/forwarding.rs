@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::net::Shutdown;
 use std::time::Duration;
 
 use support::*;
@@ -1132,7 +1133,7 @@ fn an_early_answer_arrives_although_its_upstream_has_closed_on_the_upload() {
         let sending = std::thread::spawn(move || while writer.try_send([b'x'; 10_000]).is_ok() {});
         let response = client.response();
         assert_eq!((response.status(), response.text().as_str()), (413, "too much"));
-        client.reset();
+        client.socket().shutdown(Shutdown::Both).unwrap();
         sending.join().unwrap();
     }
 }
@@ -1234,6 +1235,21 @@ fn a_client_that_leaves_without_reading_is_noticed() {
     sending.join().unwrap();
 }
 
+#[test]
+fn a_client_that_leaves_while_its_upload_is_held_back_is_noticed() {
+    let origin = Origin::by_hand();
+    let proxy = Proxy::to(&origin);
+    let client = Client::connect(&proxy);
+    client.ask("POST /big", &["Content-Length: 500000000"], "");
+    let mut upstream = origin.accept();
+    upstream.head();
+    client.socket().set_write_timeout(Some(A_WHILE)).unwrap();
+    while client.try_send([b'x'; 100_000]).is_ok() {}
+    client.reset();
+    proxy.wait_for_log(&["target=\"/big\"", "by=client"]);
+    assert_ne!(upstream.rest().1, Stop::Silence);
+}
+
 // Faults.
 
 #[test]
@@ -1289,6 +1305,30 @@ fn an_upstream_that_ends_before_its_answer_is_500() {
         client.ask("POST /", &["Content-Length: 2"], "hi");
         client.expect_own_answer(500);
     }
+}
+
+#[test]
+fn a_fault_in_the_middle_of_an_upload_is_500_and_what_is_left_of_it_is_no_request() {
+    let origin = Origin::by_hand();
+    let proxy = Proxy::to(&origin);
+    let mut client = Client::connect(&proxy);
+    client.ask("POST /", &["Content-Length: 46"], "GET /");
+    let mut upstream = origin.accept();
+    upstream.head();
+    upstream.reset();
+    let response = client.expect_empty(500);
+    // The rest of the body, which looks like the rest of a request.
+    let _ = client.try_send("smuggled HTTP/1.1\r\nHost: evil.example\r\n\r\n");
+    if response.list("connection").is_empty() {
+        client.ask("GET /next", &[], "");
+        let mut upstream = origin.accept();
+        assert_eq!(upstream.request().target(), "/next");
+        upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnext");
+        assert_eq!(client.response().text(), "next");
+    } else {
+        client.expect_gone();
+    }
+    origin.expect_no_connection(A_WHILE);
 }
 
 #[test]

@@ -189,6 +189,7 @@ fn out_of_descriptors_for_an_upstream_the_client_gets_an_answer() {
     eventually("every descriptor is used", || proxy.descriptors() >= 60);
     let response = established.get("/");
     assert!(matches!(response.status(), 200 | 500 | 503), "the answer {response:?}");
+    assert_eq!(response.field("retry-after").is_some(), response.status() == 503, "{response:?}");
     drop(crowd);
     assert_eq!(Client::connect(&proxy).get("/").status(), 200);
 }

@@ -93,6 +93,14 @@ fn a_unix_upstream() {
 }
 
 #[test]
+fn an_ipv6_upstream() {
+    let origin = Origin::ipv6().answer_by(|_| Answer::ok("hello"));
+    let proxy = Proxy::to(&origin);
+    assert_eq!(Client::connect(&proxy).get("/").text(), "hello");
+    proxy.wait_for_log(&[&format!("upstream={origin}")]);
+}
+
+#[test]
 fn an_upstream_whose_socket_file_is_gone_is_500() {
     let origin = Origin::unix();
     let proxy = Proxy::to(&origin);

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -136,6 +137,7 @@ fn five_hundred_tunnels_are_open_at_once() {
     assert!(count >= 100, "a limit of {limit} descriptors is too low to tell anything");
     let origin = echo();
     let proxy = Proxy::to(&origin);
+    let before = proxy.memory();
     let mut sockets: Vec<_> = (0..count).map(|_| web_socket(&proxy)).collect();
     for round in 0..3 {
         for (number, socket) in sockets.iter_mut().enumerate() {
@@ -146,6 +148,8 @@ fn five_hundred_tunnels_are_open_at_once() {
         }
     }
     assert_eq!(origin.connections(), count);
+    let grown = proxy.memory().saturating_sub(before);
+    assert!(grown < 1 << 20, "{count} idle tunnels take {grown} bytes: none may hold a buffer");
 }
 
 #[test]
@@ -609,6 +613,18 @@ fn a_reset_from_either_side_is_passed_on_as_a_reset() {
 }
 
 #[test]
+fn what_was_sent_before_a_reset_arrives_before_it() {
+    let origin = Origin::by_hand();
+    let proxy = Proxy::to(&origin);
+    for _ in 0..20 {
+        let (mut client, upstream) = tunnel(&proxy, &origin);
+        upstream.send("last words");
+        upstream.reset();
+        assert_eq!(client.rest(), (b"last words".to_vec(), Stop::Reset));
+    }
+}
+
+#[test]
 fn a_reset_is_noticed_although_the_other_side_does_not_read() {
     let origin = Origin::by_hand();
     let proxy = Proxy::to(&origin);
@@ -647,7 +663,35 @@ fn a_closed_tunnel_leaves_nothing_behind() {
     eventually("every descriptor is closed", || proxy.descriptors() == before);
 }
 
-// Step 6 is in timeouts.rs.
+// Step 6: silence. Its limit is in timeouts.rs.
+
+/// The timer that the kernel runs for the end of a connection that has these addresses: 2 is keep-alive.
+fn kernel_timer(local: SocketAddr, remote: SocketAddr) -> Option<u8> {
+    let hex = |address: SocketAddr| match address.ip() {
+        IpAddr::V4(ip) => format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port()),
+        IpAddr::V6(ip) => panic!("an IPv4 address is expected, not {ip}"),
+    };
+    let (local, remote) = (hex(local), hex(remote));
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    table.lines().find_map(|line| {
+        let columns: Vec<&str> = line.split_ascii_whitespace().collect();
+        let is_it = columns.get(1) == Some(&local.as_str()) && columns.get(2) == Some(&remote.as_str());
+        is_it.then(|| columns[5].split(':').next().unwrap().parse().unwrap())
+    })
+}
+
+#[test]
+fn the_kernel_watches_both_sides_of_a_tunnel_for_a_pulled_cable() {
+    let origin = Origin::by_hand();
+    let proxy = Proxy::to(&origin);
+    let (client, upstream) = tunnel(&proxy, &origin);
+    for end in [client.socket(), upstream.socket()] {
+        let ours = end.local_addr().unwrap().as_socket().unwrap();
+        let theirs = end.peer_addr().unwrap().as_socket().unwrap();
+        // Until what was sent last is acknowledged another timer runs.
+        eventually("keep-alive is on", || kernel_timer(theirs, ours) == Some(2));
+    }
+}
 
 #[test]
 fn urgent_data_does_not_stall_what_follows() {

@@ -129,10 +129,11 @@ pub struct Returning<'a> {
 /// Appends `head` to `out` as it goes to the client. Not for a 101: see [`switching`].
 pub fn response(head: &ResponseHead<'_>, returning: &Returning<'_>, out: &mut Vec<u8>) {
     put_status(head, returning.version, out);
+    // 426 without Upgrade would not say to what (RFC 9110, 15.5.22); in HTTP/1.0 it says nothing anyway (7.8).
+    let asks_to_upgrade = head.status == 426 && returning.version == Version::Http11;
     for field in head.fields {
         match Meaning::of(field.name) {
-            // 426 without Upgrade would not say to what (RFC 9110, 15.5.22).
-            Meaning::Upgrade if head.status == 426 => put_field(out, field),
+            Meaning::Upgrade if asks_to_upgrade => put_field(out, field),
             Meaning::Connection | Meaning::HopByHop | Meaning::Upgrade => continue,
             Meaning::ContentLength | Meaning::TransferEncoding | Meaning::Alias => continue,
             _ if ends_here(field, head.fields, head.options) => continue,
@@ -146,13 +147,13 @@ pub fn response(head: &ResponseHead<'_>, returning: &Returning<'_>, out: &mut Ve
         (Framing::None, Some(bytes)) if head.status != 204 => put_length(out, bytes),
         (Framing::None | Framing::UntilClose, _) => {}
     }
-    let connection = match (head.status, returning.keep, returning.version) {
-        (..200, _, _) => "",
-        (426, true, _) => "Connection: Upgrade\r\n",
-        (426, false, _) => "Connection: Upgrade, close\r\n",
-        (_, false, _) => "Connection: close\r\n",
-        (_, true, Version::Http10) => "Connection: keep-alive\r\n",
-        (_, true, Version::Http11) => "",
+    let connection = match (returning.keep, returning.version) {
+        _ if head.status < 200 => "",
+        (true, _) if asks_to_upgrade => "Connection: Upgrade\r\n",
+        (false, _) if asks_to_upgrade => "Connection: Upgrade, close\r\n",
+        (false, _) => "Connection: close\r\n",
+        (true, Version::Http10) => "Connection: keep-alive\r\n",
+        (true, Version::Http11) => "",
     };
     put(out, &[connection, "\r\n"]);
 }

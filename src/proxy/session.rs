@@ -101,6 +101,12 @@ impl Session {
         }
     }
 
+    /// Whether the end of this side matters although it is not read, because the other side takes nothing. Not of an upstream's
+    /// answer: that will be read to its end.
+    pub fn minds_loss(&self, side: Side) -> bool {
+        !self.wants_read(side) && (side == Side::Client || matches!(self.phase, Phase::Tunnel(_)))
+    }
+
     /// Whether there are bytes for this side. Towards an upstream whose connection is under way, writing is how it is tried.
     pub fn wants_write(&self, to: Side) -> bool {
         let has_upstream = match &self.phase {
@@ -329,15 +335,6 @@ impl Session {
                 self.pass_ends_on(turn);
             }
             _ => self.broke(side, why, turn),
-        }
-    }
-
-    /// This side's connection broke while it is not read, because the other side takes nothing.
-    pub fn lost(&mut self, side: Side, why: &dyn fmt::Display, turn: &mut Turn) {
-        match (&self.phase, side) {
-            (Phase::Tunnel(_), _) | (_, Side::Client) => self.broke(side, why, turn),
-            // What it has answered may still be read.
-            (_, Side::Upstream) => {}
         }
     }
 

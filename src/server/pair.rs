@@ -128,10 +128,10 @@ impl Pair {
     fn tell_breaks(&mut self, noted: Noted, net: &mut Net, turn: &mut Turn) {
         for side in Side::BOTH {
             if noted.broke[side]
-                && !self.session.wants_read(side)
+                && self.session.minds_loss(side)
                 && let Some(error) = self.socket(side, net).map(|socket| socket.error())
             {
-                self.session.lost(side, &error, turn);
+                self.session.broke(side, &error, turn);
             }
         }
     }

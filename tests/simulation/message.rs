@@ -43,7 +43,9 @@ impl Head {
             (Some(_), Some(_)) => Err(format!("two lengths: {self:?}")),
             (Some("chunked"), None) => Ok(Some(Body::Chunked(Chunk::Size(String::new())))),
             (Some(other), None) => Err(format!("a transfer coding `{other}`")),
-            (None, Some(length)) => length.parse().map(|n| Some(Body::Length(n))).map_err(|_| format!("a length `{length}`")),
+            (None, Some(length)) => {
+                length.parse().map(|n| Some(Body::Length(n))).map_err(|_| format!("a length `{length}`"))
+            }
             (None, None) => Ok(None),
         }
     }

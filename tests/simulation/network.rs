@@ -86,6 +86,7 @@ pub struct Event {
     pub writable: bool,
     /// The other end will send nothing more, or the connection broke.
     pub read_closed: bool,
+    pub broke: bool,
 }
 
 pub struct Connection {
@@ -277,6 +278,14 @@ impl Connection {
         }
     }
 
+    /// What broke the connection; no call will tell it again.
+    pub fn take_error(&mut self, end: End) -> &'static str {
+        if self.has_broken(end) {
+            *self.reset_of(end) = Reset::Told;
+        }
+        "connection reset by peer"
+    }
+
     /// Whether anything is under way to `end`.
     pub fn is_under_way(&self, end: End) -> bool {
         let (lane, reset) = match end {
@@ -296,10 +305,10 @@ impl Connection {
             if was_fin {
                 lane.fin = Fin::Delivered;
             }
-            *self.reset_of(end) = Reset::Told;
             if lost > 0 {
                 self.send_reset(end.other(), prng);
             }
+            *self.reset_of(end) = Reset::Told;
             return;
         }
         let lane = self.lane_to(end);
@@ -327,6 +336,7 @@ impl Connection {
             self.event.readable |= n > 0 || ended || broke;
             self.event.read_closed |= ended || broke;
             self.event.writable |= broke;
+            self.event.broke |= broke;
         }
     }
 }

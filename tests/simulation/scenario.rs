@@ -47,7 +47,8 @@ pub struct Content {
     tempts: bool,
 }
 
-const TEMPTING: &[u8] = b"\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: h\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n0\r\n\r\n";
+const TEMPTING: &[u8] =
+    b"\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: h\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n0\r\n\r\n";
 
 impl Content {
     fn new(bytes: usize, may_tempt: bool, prng: &mut Prng) -> Content {
@@ -316,7 +317,11 @@ impl Scenario {
         if !asks_for_websocket && prng.chance(if self.is_calm { 3 } else { 8 }) {
             return self.unsound(id, prng);
         }
-        let method = if asks_for_websocket { "GET" } else { prng.pick(&["GET", "GET", "GET", "POST", "POST", "PUT", "HEAD", "DELETE"]) };
+        let method = if asks_for_websocket {
+            "GET"
+        } else {
+            prng.pick(&["GET", "GET", "GET", "POST", "POST", "PUT", "HEAD", "DELETE"])
+        };
         let is_http_1_0 = self.serves_http_1_0 && !asks_for_websocket && prng.chance(40);
         let has_body = !asks_for_websocket && prng.chance(if matches!(method, "POST" | "PUT") { 85 } else { 8 });
         let is_chunked = has_body && !is_http_1_0 && prng.chance(50);
@@ -325,7 +330,8 @@ impl Scenario {
         let version = if is_http_1_0 { "1.0" } else { "1.1" };
         let mut head = format!("{method} /r/{id} HTTP/{version}\r\nHost: h\r\nX-Id: {id}\r\n");
         if asks_for_websocket {
-            let _ = write!(head, "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: {KEY}\r\n");
+            let _ =
+                write!(head, "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: {KEY}\r\n");
         } else if is_http_1_0 && prng.chance(50) {
             head += "Connection: keep-alive\r\n";
         } else if prng.chance(6) {
@@ -359,7 +365,12 @@ impl Scenario {
         };
         let tunnel = is_tunnel.then(|| self.tunnel(prng));
         let answer = self.answer(id, method, kind, expects_continue, prng);
-        self.whole(id, method, kind, head, body, content, answer).with(is_http_1_0, is_chunked, expects_continue, tunnel)
+        self.whole(id, method, kind, head, body, content, answer).with(
+            is_http_1_0,
+            is_chunked,
+            expects_continue,
+            tunnel,
+        )
     }
 
     /// A request that is for us to answer, or to refuse.
@@ -372,18 +383,45 @@ impl Scenario {
             ("GET /smuggled HTTP/1.1\r\n", "", answered(400, false)),
             ("GET /smuggled HTTP/1.1\r\nHost: h\r\nHost: h\r\n", "", answered(400, false)),
             ("GET /a/../smuggled HTTP/1.1\r\nHost: h\r\n", "", answered(400, false)),
-            ("POST /smuggled HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n", answered(400, false)),
-            ("POST /smuggled HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n", "0\r\n\r\n", answered(501, false)),
+            (
+                "POST /smuggled HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+                "0\r\n\r\n",
+                answered(400, false),
+            ),
+            (
+                "POST /smuggled HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n",
+                "0\r\n\r\n",
+                answered(501, false),
+            ),
             ("TRACE /smuggled HTTP/1.1\r\nHost: h\r\n", "", answered(405, false)),
             ("GET /smuggled HTTP/2.0\r\nHost: h\r\n", "", answered(500, false)),
-            ("PUT /smuggled HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: a miracle\r\n", "ok", answered(417, false)),
-            ("POST /r/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n", "3\r\nabc\r\nx\r\n\r\n", Kind::WrongBody { status: 400 }),
-            ("POST /r/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n", "3\r\nabcd\r\n0\r\n\r\n", Kind::WrongBody { status: 400 }),
-            ("PUT /r/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n", "0\r\nT : u\r\n\r\n", Kind::WrongBody { status: 400 }),
+            (
+                "PUT /smuggled HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: a miracle\r\n",
+                "ok",
+                answered(417, false),
+            ),
+            (
+                "POST /r/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n",
+                "3\r\nabc\r\nx\r\n\r\n",
+                Kind::WrongBody { status: 400 },
+            ),
+            (
+                "POST /r/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n",
+                "3\r\nabcd\r\n0\r\n\r\n",
+                Kind::WrongBody { status: 400 },
+            ),
+            (
+                "PUT /r/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n",
+                "0\r\nT : u\r\n\r\n",
+                Kind::WrongBody { status: 400 },
+            ),
         ];
         let (head, body, kind) = prng.pick(&cases);
         let head = head.replace("/r/", &format!("/r/{id}")) + &format!("X-Id: {id}\r\n");
-        let method = ["GET", "POST", "OPTIONS", "TRACE", "PUT"].into_iter().find(|method| head.starts_with(method)).unwrap_or("GET");
+        let method = ["GET", "POST", "OPTIONS", "TRACE", "PUT"]
+            .into_iter()
+            .find(|method| head.starts_with(method))
+            .unwrap_or("GET");
         let mut content = Content::new(0, false, prng);
         if matches!(kind, Kind::WrongBody { .. }) {
             // What comes before the mistake may be passed on.
@@ -394,7 +432,16 @@ impl Scenario {
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of one message")]
-    fn whole(&self, id: Id, method: &'static str, kind: Kind, head: String, body: Vec<u8>, content: Content, answer: Answer) -> Request {
+    fn whole(
+        &self,
+        id: Id,
+        method: &'static str,
+        kind: Kind,
+        head: String,
+        body: Vec<u8>,
+        content: Content,
+        answer: Answer,
+    ) -> Request {
         let mut wire = head.into_bytes();
         wire.extend_from_slice(b"\r\n");
         let head_bytes = wire.len();
@@ -431,11 +478,13 @@ impl Scenario {
     }
 
     fn answer(&self, id: Id, method: &str, kind: Kind, expects_continue: bool, prng: &mut Prng) -> Answer {
-        let mut interims: Vec<u16> = if prng.chance(15) { vec![prng.pick(&[102, 103]); prng.between(1, 3)] } else { Vec::new() };
+        let mut interims: Vec<u16> =
+            if prng.chance(15) { vec![prng.pick(&[102, 103]); prng.between(1, 3)] } else { Vec::new() };
         if expects_continue && prng.chance(70) {
             interims.insert(0, 100);
         }
-        let mut framed = prng.pick(&[Framed::Length, Framed::Length, Framed::Chunked, Framed::Chunked, Framed::UntilClose]);
+        let mut framed =
+            prng.pick(&[Framed::Length, Framed::Length, Framed::Chunked, Framed::Chunked, Framed::UntilClose]);
         let mut status = prng.pick(&[200, 200, 201, 404, 500, 204, 304, 426]);
         if kind == Kind::Tunnel {
             status = 101;
@@ -443,7 +492,8 @@ impl Scenario {
         if method == "HEAD" || matches!(status, 101 | 204 | 304) {
             framed = Framed::Bodiless;
         }
-        let content = Content::new(if framed == Framed::Bodiless { 0 } else { self.grain.content_bytes(prng) }, true, prng);
+        let content =
+            Content::new(if framed == Framed::Bodiless { 0 } else { self.grain.content_bytes(prng) }, true, prng);
         let mut after = match prng.below(if self.is_calm { 12 } else { 20 }) {
             0..=11 => After::Keep,
             12 | 13 => After::CloseAnnounced,

@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -34,14 +34,7 @@ struct Shared {
 #[derive(Clone, Debug)]
 pub struct Answer {
     bytes: Vec<u8>,
-    then: Then,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Then {
-    Keep,
-    Close,
-    Reset,
+    closes: bool,
 }
 
 impl Answer {
@@ -54,17 +47,12 @@ impl Answer {
 
     /// These bytes, whatever they are.
     pub fn raw(bytes: impl Into<Vec<u8>>) -> Answer {
-        Answer { bytes: bytes.into(), then: Then::Keep }
+        Answer { bytes: bytes.into(), closes: false }
     }
 
     /// The same, and then the connection is closed.
     pub fn then_close(self) -> Answer {
-        Answer { then: Then::Close, ..self }
-    }
-
-    /// The same, and then the connection is reset.
-    pub fn then_reset(self) -> Answer {
-        Answer { then: Then::Reset, ..self }
+        Answer { closes: true, ..self }
     }
 }
 
@@ -78,8 +66,20 @@ impl Origin {
 
     /// An upstream whose port is taken but refuses connections until [`Origin::listen`].
     pub fn refusing() -> Origin {
-        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket can be made");
-        listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("the kernel gives a port");
+        Origin::bound(Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// An upstream on an IPv6 address, driven by hand.
+    pub fn ipv6() -> Origin {
+        let origin = Origin::bound(Ipv6Addr::LOCALHOST.into());
+        origin.listen();
+        origin
+    }
+
+    fn bound(ip: IpAddr) -> Origin {
+        let address = SocketAddr::new(ip, 0);
+        let listener = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket can be made");
+        listener.bind(&address.into()).expect("the kernel gives a port");
         let address = listener.local_addr().ok().and_then(|address| address.as_socket()).expect("a TCP address");
         Origin::new(listener, address.to_string(), None)
     }
@@ -117,11 +117,8 @@ impl Origin {
             while let Ok(request) = connection.try_request() {
                 let answer = answer(&request);
                 shared.requests.lock().unwrap().push(request);
-                let sent = connection.try_send(&answer.bytes);
-                match answer.then {
-                    Then::Keep if sent.is_ok() => {}
-                    Then::Reset => return connection.reset(),
-                    Then::Keep | Then::Close => return,
+                if connection.try_send(&answer.bytes).is_err() || answer.closes {
+                    return;
                 }
             }
         })
@@ -226,11 +223,6 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Which connection of its origin this is: 0 for the first.
-    pub fn number(&self) -> usize {
-        self.number
-    }
-
     /// The next request, which must come whole.
     pub fn request(&mut self) -> Message {
         self.try_request().unwrap_or_else(|cut| panic!("expected a whole request, came {cut:?}"))
