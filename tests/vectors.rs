@@ -161,7 +161,8 @@ fn parse(text: &str) -> Result<Vec<Vector>, String> {
             return Err(format!("{number}: `{title}` gives no reason"));
         }
         let values: Vec<_> = lines.iter().filter_map(|(_, line)| line.strip_prefix("with ")).collect();
-        if values.is_empty() != (!lines.iter().any(|(_, line)| !line.starts_with('#') && line.contains("{}"))) {
+        let has_place = lines.iter().any(|(_, line)| !line.starts_with('#') && line.contains("{}"));
+        if values.is_empty() == has_place {
             return Err(format!("{number}: `{title}` has values without a place for them, or the other way round"));
         }
         for value in if values.is_empty() { vec![""] } else { values } {
