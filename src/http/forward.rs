@@ -266,6 +266,17 @@ mod tests {
     }
 
     #[test]
+    fn connection_cannot_name_a_trusted_peer_s_forwarding_fields_away() {
+        let text = "GET / HTTP/1.1\r\nHost: a\r\nConnection: x-forwarded-proto, x-forwarded-host, x-real-ip\r\nX-Forwarded-Proto: https\r\n\
+                    X-Forwarded-Host: public\r\nX-Real-IP: 1.1.1.1\r\n\r\n";
+        assert_eq!(
+            forwarded(text, true),
+            "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: public\r\nX-Real-IP: 1.1.1.1\r\n\
+             X-Forwarded-For: 192.0.2.7\r\n\r\n"
+        );
+    }
+
+    #[test]
     fn a_handshake_keeps_its_fields() {
         let text = "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket, h2c\r\nSec-WebSocket-Key: k\r\n\
                     Sec-WebSocket-Version: 13\r\n\r\n";
@@ -309,6 +320,15 @@ mod tests {
         let text = "HTTP/1.0 200 Fine\nServer: s\nConnection: keep-alive, X-Mine\nX-Mine: 1\nKeep-Alive: 5\nUpgrade: h2\nContent-Length: 05\n\n";
         let expected = "HTTP/1.1 200 Fine\r\nServer: s\r\nContent-Length: 5\r\n\r\n";
         assert_eq!(returned(text, Version::Http11, Framing::Length(5), true), expected);
+    }
+
+    #[test]
+    fn connection_cannot_name_the_length_of_a_response_away() {
+        let text = "HTTP/1.1 200 OK\r\nConnection: content-length\r\nContent-Length: 0\r\n\r\n";
+        assert_eq!(
+            returned(text, Version::Http11, Framing::None, true),
+            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+        );
     }
 
     #[test]

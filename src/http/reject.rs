@@ -12,7 +12,7 @@ pub enum Reject {
     Malformed(&'static str),
     /// CONNECT or TRACE.
     Method,
-    /// The head did not arrive within its time.
+    /// It did not arrive within its time.
     TooSlow,
     /// The body is larger than the limit.
     BodyTooLarge,

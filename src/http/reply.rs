@@ -49,7 +49,7 @@ impl Reply {
             " ",
             status_line(self.status),
             "\r\ncontent-type: text/html; charset=utf-8\r\ncontent-length: ",
-            if self.body.is_empty() { "0" } else { "22" },
+            &self.body.len().to_string(),
             "\r\n",
             self.field,
             connection,

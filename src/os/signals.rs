@@ -12,20 +12,20 @@ use signal_hook::low_level;
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Request {
+pub enum Asked {
     /// SIGTERM or SIGINT.
     Stop,
     /// SIGHUP.
     Reload,
 }
 
-const SIGNALS: [(i32, Request); 3] = [(SIGTERM, Request::Stop), (SIGINT, Request::Stop), (SIGHUP, Request::Reload)];
+const SIGNALS: [(i32, Asked); 3] = [(SIGTERM, Asked::Stop), (SIGINT, Asked::Stop), (SIGHUP, Asked::Reload)];
 
 /// Signals that are caught as long as this lives.
 #[derive(Debug)]
 pub struct Signals {
     wakes: UnixStream,
-    caught: Vec<(Arc<AtomicBool>, Request)>,
+    caught: Vec<(Arc<AtomicBool>, Asked)>,
     registered: Vec<SigId>,
 }
 
@@ -46,8 +46,8 @@ impl Signals {
         Ok(signals)
     }
 
-    /// The requests since the last call, each signal told once.
-    pub fn take(&mut self) -> Vec<Request> {
+    /// What was asked since the last call, each signal told once.
+    pub fn take(&mut self) -> Vec<Asked> {
         let mut bytes = [0; 64];
         while matches!(self.wakes.read(&mut bytes), Ok(n) if n == bytes.len()) {}
         self.caught.iter().filter(|(flag, _)| flag.swap(false, Ordering::SeqCst)).map(|(_, request)| *request).collect()

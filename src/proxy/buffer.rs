@@ -1,4 +1,4 @@
-//! A bounded byte queue, on loan from a pool.
+//! A byte queue, on loan from a pool; it is as large as one read, and grows only by a rewritten head.
 //!
 //! Reading needs a large buffer for an instant; keeping what could not leave needs a small one for long. So large buffers
 //! belong to a [`Pool`], are lent while a session is driven, and what remains in one is moved into a buffer of its own size.

@@ -113,7 +113,7 @@ impl Exchange {
             Ok(None) => return Begun::Partial,
             Ok(Some(parsed)) => parsed,
             Err(reject) => {
-                return Begun::Stop(Box::new(Exchange::refused(policy.clone(), record)), Stop::Reject(reject));
+                return Begun::Answer(Box::new(Exchange::refused(policy.clone(), record)), Cause::Reject(reject));
             }
         };
         let host = head.authority.map_or("", |authority| authority.host);
@@ -134,19 +134,19 @@ impl Exchange {
         });
         if head.version == Version::Http10 && policy.http_1_0 == Http10::Refuse {
             exchange.version = Version::Http11;
-            return Begun::Stop(exchange, Stop::Reject(Reject::Version));
+            return Begun::Answer(exchange, Cause::Reject(Reject::Version));
         }
         let body_max = policy.limits.body.unwrap_or(u64::MAX);
         if matches!(head.framing, Framing::Length(bytes) if bytes > body_max) {
-            return Begun::Stop(exchange, Stop::Reject(Reject::BodyTooLarge));
+            return Begun::Answer(exchange, Cause::Reject(Reject::BodyTooLarge));
         }
         let found = policy.routes.position(host, head.target.path());
         let answered_here = head.method == "OPTIONS" && head.max_forwards == Some(0);
         let refusal = match found.and_then(|id| policy.routes.route(id)) {
-            _ if answered_here => Some(Stop::Answer),
-            None => Some(Stop::NoRoute),
+            _ if answered_here => Some(Cause::LastHop),
+            None => Some(Cause::NoRoute),
             Some(route) if head.target.has_dot_segments() && !route.dot_segments => {
-                Some(Stop::Reject(Reject::Malformed("a `..` segment in the path")))
+                Some(Cause::Reject(Reject::Malformed("a `..` segment in the path")))
             }
             Some(route) => {
                 let target = match route.stripped(head.target.path_and_query) {
@@ -160,17 +160,17 @@ impl Exchange {
                 None
             }
         };
-        if let Some(stop) = refusal {
+        if let Some(cause) = refusal {
             flow.replace(head_bytes, b"");
             exchange.note_early_body(flow);
-            return Begun::Stop(exchange, stop);
+            return Begun::Answer(exchange, cause);
         }
         exchange.route = found;
         flow.replace(head_bytes, &turn.scratch);
         exchange.note_early_body(flow);
         match exchange.request_arrived(flow) {
             Ok(()) => Begun::Forward(exchange),
-            Err(reject) => Begun::Stop(exchange, Stop::Reject(reject)),
+            Err(reject) => Begun::Answer(exchange, Cause::Reject(reject)),
         }
     }
 
@@ -395,17 +395,17 @@ pub enum Begun {
     Partial,
     /// The exchange has begun; its request is in the flow as it goes to the upstream.
     Forward(Box<Exchange>),
-    /// The request is not forwarded; the exchange is there to be answered.
-    Stop(Box<Exchange>, Stop),
+    /// The request is not forwarded, but answered here.
+    Answer(Box<Exchange>, Cause),
 }
 
-/// Why a request is not forwarded.
+/// Why a request is answered here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
+pub enum Cause {
     /// It is refused.
     Reject(Reject),
     /// No route leads anywhere for it.
     NoRoute,
-    /// It has come as far as it may (Max-Forwards: 0), and is answered here.
-    Answer,
+    /// It has come as far as it may (Max-Forwards: 0).
+    LastHop,
 }

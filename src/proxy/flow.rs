@@ -9,7 +9,8 @@ use crate::proxy::buffer::{Buffer, Pool, Stays};
 
 /// Bytes travelling from one side to the other.
 ///
-/// Between two turns it owns a buffer only if something could not leave, and then one of the right size.
+/// Between two turns it owns a buffer only if something in it could not leave, is not understood yet or may have to leave again,
+/// and then one of the right size.
 #[derive(Debug, Default)]
 pub struct Flow {
     buffer: Option<Box<Buffer>>,

@@ -173,7 +173,8 @@ impl Session {
         self.flows.client.buffer_bytes() + self.flows.upstream.buffer_bytes()
     }
 
-    // Facts.
+    // Facts. Of one side: `received` bytes, `ended` in order, `broke` with an error, was `deafened` to what we write. Of the client
+    // alone: it `hung_up`, with bytes still unread. Of a connection on order: it is `connecting`, or `starved`. Of time: `timed_out`.
 
     /// Room to read bytes of this side into. Told back by [`received`](Session::received).
     pub fn room(&mut self, from: Side, turn: &mut Turn) -> &mut [u8] {

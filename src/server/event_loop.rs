@@ -14,7 +14,7 @@ use std::os::fd::AsRawFd as _;
 
 use crate::config::Config;
 use crate::os::descriptors;
-use crate::os::signals::{Request, Signals};
+use crate::os::signals::{Asked, Signals};
 use crate::proxy::session::Session;
 use crate::proxy::side::Side;
 use crate::proxy::turn::Turn;
@@ -55,7 +55,7 @@ pub struct EventLoop {
     signals: Option<Signals>,
     stop: Arc<StopFlag>,
     /// A signal or a handle has woken the loop.
-    is_requested: bool,
+    is_asked: bool,
     pairs: Slab<Pair>,
     /// Pairs that have something to do, each once.
     queue: VecDeque<PairKey>,
@@ -111,7 +111,7 @@ impl EventLoop {
             signals,
             stop,
             // What came before the loop began has woken nobody.
-            is_requested: true,
+            is_asked: true,
             pairs: Slab::new(),
             queue: VecDeque::new(),
             dead: Vec::new(),
@@ -171,13 +171,13 @@ impl EventLoop {
 
     /// Events and expired deadlines only mark sockets and queue pairs; nothing is done about them yet.
     fn take_note(&mut self) {
-        let EventLoop { events, listeners, net, pairs, queue, is_requested, .. } = self;
+        let EventLoop { events, listeners, net, pairs, queue, is_asked, .. } = self;
         net.may_be_behind = events.iter().count() >= EVENTS_MAX;
         for event in events.iter() {
             let Token(token) = event.token();
             match token.checked_sub(FIRST_LISTENER) {
                 Some(index) => listeners.iter_mut().skip(index).take(1).for_each(|listener| listener.is_ready = true),
-                None if token >= OTHER => *is_requested = true,
+                None if token >= OTHER => *is_asked = true,
                 None => note_stream(event, net, pairs, queue),
             }
         }
@@ -194,7 +194,7 @@ impl EventLoop {
     }
 
     fn act(&mut self) {
-        self.heed_requests();
+        self.heed();
         self.accept();
         for _ in 0..self.queue.len() {
             let Some(key) = self.queue.pop_front() else { break };
@@ -305,16 +305,15 @@ impl EventLoop {
 
     // Stopping.
 
-    fn heed_requests(&mut self) {
-        if !std::mem::take(&mut self.is_requested) {
+    fn heed(&mut self) {
+        if !std::mem::take(&mut self.is_asked) {
             return;
         }
-        let requests = self.signals.as_mut().map(Signals::take).unwrap_or_default();
-        for request in requests {
-            match request {
-                Request::Stop if self.stop_by.is_some() => self.stop_at_once(),
-                Request::Stop => self.begin_to_stop(),
-                Request::Reload => {
+        for asked in self.signals.as_mut().map(Signals::take).unwrap_or_default() {
+            match asked {
+                Asked::Stop if self.stop_by.is_some() => self.stop_at_once(),
+                Asked::Stop => self.begin_to_stop(),
+                Asked::Reload => {
                     log::warn!("event=reload why=\"a running configuration cannot be replaced yet: SIGHUP is ignored\"")
                 }
             }

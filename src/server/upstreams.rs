@@ -51,6 +51,7 @@ impl Upstreams {
         let RouteId(route) = wanted.route;
         let turn = self.turns.get_mut(route)?;
         let start = *turn;
+        // Without upstreams nothing is in turn, and no remainder is taken.
         let in_turn = || (0..wanted.to.len()).map(|offset| (start + offset) % wanted.to.len());
         let is_cooling = |place: &usize| {
             let slot = wanted.to.get(*place).and_then(|id| self.slots.get(id.0 as usize));

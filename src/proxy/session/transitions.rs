@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::http::reject::Reject;
 use crate::http::reply::Reply;
-use crate::proxy::exchange::{Begun, Exchange, Progress, Stop};
+use crate::proxy::exchange::{Begun, Cause, Exchange, Progress};
 use crate::proxy::policy::FaultStatus;
 use crate::proxy::record::{End, Record};
 use crate::proxy::session::{Phase, Session, is_blank};
@@ -15,7 +15,8 @@ use crate::proxy::tunnel::Tunnel;
 use crate::proxy::turn::Turn;
 
 impl Session {
-    /// The only assignment to the phase.
+    /// Enters a phase. The only other assignment carries an exchange from one phase to the next: see
+    /// [`take_exchange`](Session::take_exchange).
     pub(super) fn enter(&mut self, phase: Phase) {
         debug_assert!(!matches!(self.phase, Phase::Closed), "nothing follows {:?}", self.phase.as_str());
         log::debug!("{} phase={}", self.number, phase.as_str());
@@ -55,12 +56,12 @@ impl Session {
                 self.connect(exchange, 0, false, turn);
                 self.leave_if_client_is_done(turn);
             }
-            Begun::Stop(exchange, stop) => {
+            Begun::Answer(exchange, cause) => {
                 self.enter(Phase::Finish(exchange));
-                match stop {
-                    Stop::Reject(reject) => self.reject(reject, turn),
-                    Stop::Answer => self.reply(Reply::new(200), End::new("answered", "hawkey"), turn),
-                    Stop::NoRoute => {
+                match cause {
+                    Cause::Reject(reject) => self.reject(reject, turn),
+                    Cause::LastHop => self.reply(Reply::new(200), End::new("answered", "hawkey"), turn),
+                    Cause::NoRoute => {
                         log::debug!("{} event=no-route", self.number);
                         self.reply(Reply::new(404), End::new("no-route", "hawkey"), turn);
                     }
