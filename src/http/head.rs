@@ -39,6 +39,15 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// Whether a head that grew from `before` to `now` bytes without ending a line may have passed a limit on the way.
+    pub fn may_be_passed(&self, before: usize, now: usize) -> bool {
+        // A method, two blanks, and one byte of the target too many.
+        let target = self.target_bytes_max.saturating_add(METHOD_BYTES_MAX + 3);
+        now >= self.bytes_max || (before < target && now >= target)
+    }
+}
+
 /// Room for the fields of one head, on the stack of the one who parses.
 pub type FieldStorage<'a> = [MaybeUninit<Header<'a>>; FIELDS_CEILING];
 

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::http::field::members;
-use crate::http::head::ResponseHead;
+use crate::http::head::{ResponseHead, Version};
 use crate::http::reject::Fault;
 
 /// What a server appends to the key before it hashes (RFC 6455, 1.3).
@@ -30,6 +30,9 @@ impl Handshake {
     /// Whether `head`, a 101, agrees to what was asked. A 101 that does not must never open a tunnel: a client could use it
     /// to speak with the server past every rule of the proxy.
     pub fn check(&self, head: &ResponseHead<'_>) -> Result<(), Fault> {
+        if head.version != Version::Http11 {
+            return Err(Fault("a 101 in HTTP/1.0"));
+        }
         if !head.options.upgrade {
             return Err(Fault("a 101 without the connection option `upgrade`"));
         }
@@ -56,10 +59,8 @@ mod tests {
     use super::*;
     use crate::http::head::{Limits, ResponseHead, empty_fields};
 
-    const REQUIRED: &str = "HTTP/1.1 101 Switching Protocols\r\n";
-
     fn check(fields: &str, key: Option<&[u8]>) -> Result<(), Fault> {
-        let text = format!("{REQUIRED}{fields}\r\n");
+        let text = format!("HTTP/1.1 101 Switching Protocols\r\n{fields}\r\n");
         let mut storage = empty_fields();
         let (head, _) = ResponseHead::parse(text.as_bytes(), &mut storage, &Limits::default()).unwrap().unwrap();
         Handshake::new(key).check(&head)

@@ -20,10 +20,3 @@ pub fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, Option<SocketAddr>)> 
     let (connection, address) = acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
     Ok((connection, address.and_then(|address| SocketAddr::try_from(address).ok())))
 }
-
-/// Whether `error` says that descriptors, or the memory for one, have run out.
-pub fn have_run_out(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let Some(errno) = Errno::from_io_error(error) else { return false };
-    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].contains(&errno)
-}

@@ -2,5 +2,6 @@
 //! writing that never waits. Nothing of ours is in here.
 
 pub mod descriptors;
+pub mod errors;
 pub mod nonblocking;
 pub mod signals;

@@ -185,24 +185,7 @@ impl Session {
     pub fn received(&mut self, from: Side, n: usize, turn: &mut Turn) {
         self.flows[from].arrived(n);
         match (&mut self.phase, from) {
-            (Phase::Head { began }, Side::Client) => {
-                let pending = self.flows.client.pending();
-                let is_first = pending.len() == n;
-                let news = pending.get(pending.len() - n..).unwrap_or_default();
-                // A head is looked at when its first bytes come and whenever a line ends: often enough to refuse what is
-                // wrong at once, and not for every byte of one that comes slowly.
-                let is_worth_a_look =
-                    is_first || news.contains(&b'\n') || pending.len() >= turn.policy.limits.head.bytes_max;
-                if is_blank(pending) {
-                    return;
-                }
-                if began.is_none() {
-                    self.begin_head(turn);
-                }
-                if is_worth_a_look {
-                    self.read_head(turn);
-                }
-            }
+            (Phase::Head { .. }, Side::Client) => self.head_arrived(n, turn),
             (Phase::Exchange(exchange), Side::Client) => match exchange.request_arrived(&mut self.flows.client) {
                 Ok(()) => {
                     self.note_progress(turn);
@@ -416,9 +399,4 @@ impl Phase {
             Phase::Closed => "closed",
         }
     }
-}
-
-/// Whether nothing but an empty line or two has come, which some clients send behind a body (RFC 9112, 2.2).
-fn is_blank(pending: &[u8]) -> bool {
-    b"\r\n\r\n".starts_with(pending)
 }

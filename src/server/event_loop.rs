@@ -13,8 +13,8 @@ use slab::Slab;
 use std::os::fd::AsRawFd as _;
 
 use crate::config::Config;
-use crate::os::descriptors;
 use crate::os::signals::{Asked, Signals};
+use crate::os::{descriptors, errors};
 use crate::proxy::session::Session;
 use crate::proxy::side::Side;
 use crate::proxy::turn::Turn;
@@ -288,7 +288,7 @@ impl EventLoop {
     /// What waits in the listener's queue stays there and is lost to nobody. Idle upstream connections are given up for it, but
     /// not the last: without an upstream, another client could not be served.
     fn pause_accepting(&mut self, error: &io::Error) {
-        if descriptors::have_run_out(error)
+        if errors::have_run_out(error)
             && self.net.upstreams.idle() > 1
             && let Some(oldest) = self.net.upstreams.evict()
         {

@@ -10,7 +10,7 @@ use mio::{Interest, Registry, Token};
 use socket2::{Domain, SockAddr, Socket as RawSocket, Type};
 
 use crate::config::Listen;
-use crate::os::descriptors;
+use crate::os::{descriptors, errors};
 use crate::proxy::policy::{Address, ClientAddress};
 use crate::server::socket::{self, Socket};
 
@@ -68,8 +68,7 @@ impl Listener {
         let bound = match listen {
             Listen::EveryAddress(port) => bind_tcp(([0; 16], *port).into(), false).or_else(|error| {
                 // A machine without IPv6 still has its IPv4 addresses.
-                let has_no_ipv6 = error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error());
-                if has_no_ipv6 { bind_tcp(([0; 4], *port).into(), true) } else { Err(error) }
+                if errors::lacks_the_family(&error) { bind_tcp(([0; 4], *port).into(), true) } else { Err(error) }
             }),
             Listen::Address(Address::Tcp(address)) => bind_tcp(*address, true),
             Listen::Address(Address::Unix(path)) => bind_unix(path),
@@ -89,7 +88,6 @@ impl Listener {
 
     /// The next client, if one waits. After one that left before it was accepted, it is worth asking again.
     pub fn accept(&mut self) -> io::Result<Option<(Socket, ClientAddress)>> {
-        use rustix::io::Errno;
         loop {
             match descriptors::accept(self.socket.as_fd()) {
                 Ok((connection, address)) => {
@@ -100,12 +98,9 @@ impl Listener {
                     self.is_ready = false;
                     return Ok(None);
                 }
-                Err(error) => match Errno::from_io_error(&error) {
-                    Some(Errno::INTR) => {}
-                    // accept(2): errors of the new connection, not of the listener.
-                    Some(Errno::CONNABORTED | Errno::PROTO | Errno::NETDOWN | Errno::HOSTUNREACH) => return Ok(None),
-                    _ => return Err(error),
-                },
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if errors::is_of_the_connection(&error) => return Ok(None),
+                Err(error) => return Err(error),
             }
         }
     }

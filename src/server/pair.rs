@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 
 use mio::Registry;
 
-use crate::os::descriptors;
+use crate::os::errors;
 use crate::proxy::buffer::READ_BYTES;
 use crate::proxy::policy::UpstreamId;
 use crate::proxy::session::{Session, Step};
@@ -244,7 +244,7 @@ impl Pair {
         }
         let mut connected = self.dial(upstream, holder, net);
         if let Err(error) = &connected
-            && descriptors::have_run_out(error)
+            && errors::have_run_out(error)
             && let Some(oldest) = net.upstreams.evict()
         {
             net.table.close(oldest);
@@ -254,7 +254,7 @@ impl Pair {
         match connected {
             Ok(socket) => self.sockets.upstream = Some(socket),
             // A Unix socket whose backlog is full says that it would block, once.
-            Err(error) if descriptors::have_run_out(&error) || error.kind() == ErrorKind::WouldBlock => {
+            Err(error) if errors::have_run_out(&error) || error.kind() == ErrorKind::WouldBlock => {
                 self.session.starved(turn);
             }
             Err(error) => {

@@ -11,6 +11,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, SockAddr, TcpKeepalive, Type};
 
+use crate::os::errors;
 use crate::proxy::policy::Address;
 use crate::proxy::side::Side;
 
@@ -66,7 +67,7 @@ impl Socket {
         }
         match stream.connect(&address) {
             Ok(()) => {}
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {}
+            Err(error) if errors::is_under_way(&error) => {}
             Err(error) => return Err(error),
         }
         Ok(Socket { stream, readable: false, writable: true, has_more_behind: false })

@@ -8,7 +8,7 @@ use crate::http::reply::Reply;
 use crate::proxy::exchange::{Begun, Cause, Exchange, Progress};
 use crate::proxy::policy::FaultStatus;
 use crate::proxy::record::{End, Record};
-use crate::proxy::session::{Phase, Session, is_blank};
+use crate::proxy::session::{Phase, Session};
 use crate::proxy::side::Side;
 use crate::proxy::step::Step;
 use crate::proxy::tunnel::Tunnel;
@@ -31,6 +31,26 @@ impl Session {
                 self.phase = phase;
                 None
             }
+        }
+    }
+
+    /// `n` more bytes of what may be a request have come. A head is looked at when its first bytes come, whenever a line ends and
+    /// when a limit may have been passed: often enough to refuse what is wrong at once, and not for every byte of one that comes
+    /// slowly.
+    pub(super) fn head_arrived(&mut self, n: usize, turn: &mut Turn) {
+        let Phase::Head { began } = self.phase else { return };
+        let pending = self.flows.client.pending();
+        let (before, now) = (pending.len().saturating_sub(n), pending.len());
+        let ends_a_line = pending.get(before..).is_some_and(|news| news.contains(&b'\n'));
+        let is_worth_a_look = before == 0 || ends_a_line || turn.policy.limits.head.may_be_passed(before, now);
+        if is_blank(pending) {
+            return;
+        }
+        if began.is_none() {
+            self.begin_head(turn);
+        }
+        if is_worth_a_look {
+            self.read_head(turn);
         }
     }
 
@@ -290,11 +310,14 @@ impl Session {
         }
     }
 
+    /// Both sides are closed; where bytes could not leave in time, with a reset, so that what is cut does not look whole.
     pub(super) fn end_tunnel_in_peace(&mut self, end: End<'_>, turn: &Turn) {
         self.log_tunnel(end, turn);
         self.enter(Phase::Closed);
-        self.steps.add(Step::Close(Side::Upstream));
-        self.steps.add(Step::Close(Side::Client));
+        for side in Side::BOTH {
+            let has_all = self.flows[side.other()].is_drained();
+            self.steps.add(if has_all { Step::Close(side) } else { Step::Abort(side) });
+        }
     }
 
     /// One side was reset: so is the other.
@@ -348,4 +371,9 @@ impl Session {
         self.enter(Phase::Closed);
         self.steps.add(Step::Close(Side::Client));
     }
+}
+
+/// Whether nothing but an empty line or two has come, which some clients send behind a body (RFC 9112, 2.2).
+fn is_blank(pending: &[u8]) -> bool {
+    b"\r\n\r\n".starts_with(pending)
 }
