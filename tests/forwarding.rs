@@ -143,6 +143,19 @@ fn dot_segments_are_refused_plain_and_encoded_unless_the_route_allows_them() {
 }
 
 #[test]
+fn a_backslash_in_a_path_is_refused_and_one_in_a_query_is_not() {
+    let origin = echo();
+    let proxy = Proxy::to(&origin);
+    for target in ["/\\admin", "/x\\admin", "/x\\..\\admin"] {
+        let mut client = Client::connect(&proxy);
+        client.ask(&format!("GET {target}"), &[], "");
+        client.expect_rejected(400);
+    }
+    assert_eq!(origin.connections(), 0);
+    assert_eq!(Client::connect(&proxy).get("/x?\\").text(), "/x?\\ ");
+}
+
+#[test]
 fn absolute_form_is_routed_and_forwarded_by_its_own_host() {
     let (target, other) = (echo(), echo());
     let proxy = Proxy::start(&routes(&[("target.example", &target, ""), ("/", &other, "")]));
@@ -218,6 +231,16 @@ fn http_1_0_and_versions_above_1_1_are_not_supported() {
 }
 
 #[test]
+fn head_is_refused_without_a_body() {
+    let origin = Origin::by_hand();
+    let proxy = Proxy::to(&origin);
+    let mut client = Client::connect(&proxy);
+    client.send("HEAD / HTTP/1.0\r\nHost: example.com\r\n\r\n");
+    assert_eq!(client.response_to_head().status(), 500);
+    client.expect_end();
+}
+
+#[test]
 fn what_is_no_version_at_all_is_400() {
     let origin = echo();
     let proxy = Proxy::to(&origin);
@@ -288,6 +311,19 @@ fn http_1_0_can_be_served_by_its_own_rules() {
     plain.send("GET /chunked HTTP/1.0\r\nHost: example.com\r\n\r\n");
     let response = plain.response();
     assert_eq!((response.field("transfer-encoding"), response.text().as_str()), (None, "in chunks"));
+}
+
+#[test]
+fn a_post_in_http_1_0_without_a_length_is_the_last_request_of_its_connection() {
+    let origin = echo();
+    let proxy = Proxy::start(&format!("http_1_0 = \"serve\"\n{}", routes(&[("/", &origin, "")])));
+    let mut client = Client::connect(&proxy);
+    client.send("POST /one HTTP/1.0\r\nHost: example.com\r\nConnection: keep-alive\r\n\r\n");
+    client.ask("GET /smuggled", &[], "");
+    let response = client.response();
+    assert_eq!((response.text().as_str(), response.list("connection")), ("/one ", vec!["close".to_owned()]));
+    client.expect_gone();
+    assert_eq!(origin.requests().len(), 1, "what may be its body is no request");
 }
 
 // Forwarding fields and hop-by-hop fields.
@@ -910,6 +946,23 @@ fn sixty_four_requests_in_one_packet_are_answered_in_order() {
 }
 
 #[test]
+fn an_empty_line_behind_a_body_begins_no_request() {
+    let origin = Origin::saying("ok");
+    let proxy = Proxy::with("[timeouts]\nkeep_alive = \"600ms\"\nhead = \"200ms\"", &origin);
+    let mut client = Client::connect(&proxy);
+    client.ask("POST /", &["Content-Length: 4"], "body\r\n");
+    assert_eq!(client.response().text(), "ok");
+    client.expect_silence(Duration::from_millis(300));
+    // On its own it is no request either, and what comes behind it is one.
+    client.send("\r\n");
+    assert_eq!(client.get("/next").text(), "ok");
+    client.send("\r\n");
+    timed(Duration::from_millis(400), Duration::from_secs(2), || client.expect_end());
+    assert_eq!(origin.requests().len(), 2);
+    assert!(!proxy.log().iter().any(|line| line.contains("status=408")), "an idle connection is closed without a word");
+}
+
+#[test]
 fn pipelined_requests_with_bodies_are_told_apart() {
     let origin = echo();
     let proxy = Proxy::to(&origin);
@@ -1076,6 +1129,97 @@ fn an_answer_until_close_that_is_reset_is_reset() {
     upstream.reset();
     let cut = client.body_of(head).expect_err("a reset is no end");
     assert_eq!(cut.stop, Stop::Reset);
+}
+
+#[test]
+fn an_answer_until_close_that_is_reset_before_a_slow_client_has_read_it_is_reset() {
+    let origin = Origin::by_hand();
+    let proxy = Proxy::to(&origin);
+    let mut client = Client::connect(&proxy);
+    client.ask("GET /", &[], "");
+    let mut upstream = origin.accept();
+    upstream.request();
+    upstream.send("HTTP/1.1 200 OK\r\n\r\n");
+    upstream.socket().set_write_timeout(Some(A_WHILE)).unwrap();
+    while upstream.try_send([b'x'; 100_000]).is_ok() {}
+    let head = client.response_head();
+    upstream.reset();
+    // Who is answered now is answered behind the event of the reset.
+    let mut next = Client::connect(&proxy);
+    next.ask("OPTIONS /", &["Max-Forwards: 0"], "");
+    next.expect_empty(200);
+    let cut = client.body_of(head).expect_err("a reset is no end");
+    assert_eq!(cut.stop, Stop::Reset);
+}
+
+#[test]
+fn an_answer_until_close_whose_upstream_closes_on_the_upload_is_reset() {
+    let origin = Origin::by_hand();
+    let proxy = Proxy::to(&origin);
+    let mut client = Client::connect(&proxy);
+    client.ask("POST /", &["Content-Length: 500000000"], "");
+    let mut upstream = origin.accept();
+    upstream.head();
+    upstream.send("HTTP/1.1 200 OK\r\n\r\nhalf");
+    let head = client.response_head();
+    client.expect("half");
+    client.socket().set_write_timeout(Some(A_WHILE)).unwrap();
+    while client.try_send([b'x'; 100_000]).is_ok() {}
+    drop(upstream);
+    let cut = client.body_of(head).expect_err("closing on an upload is no end");
+    assert_eq!(cut.stop, Stop::Reset);
+}
+
+#[test]
+fn an_answer_until_close_is_reset_although_a_write_is_told_of_it_first() {
+    let origin = Origin::by_hand();
+    let proxy = Proxy::to(&origin);
+    let crowd = Crowd::of(&proxy);
+    let mut client = Client::connect(&proxy);
+    client.ask("POST /", &["Content-Length: 1000"], "");
+    let mut upstream = origin.accept();
+    upstream.head();
+    upstream.send("HTTP/1.1 200 OK\r\n\r\nhalf");
+    let head = client.response_head();
+    client.expect("half");
+    proxy.while_held(|| {
+        client.send("more of the body");
+        crowd.stir();
+        upstream.reset();
+    });
+    let cut = client.body_of(head).expect_err("a reset is no end");
+    assert_eq!(cut.stop, Stop::Reset);
+}
+
+#[test]
+fn a_client_that_ends_its_side_within_an_answer_until_close_sees_that_it_is_cut() {
+    let origin = Origin::by_hand();
+    let proxy = Proxy::to(&origin);
+    let mut client = Client::connect(&proxy);
+    client.ask("GET /", &[], "");
+    let mut upstream = origin.accept();
+    upstream.request();
+    upstream.send("HTTP/1.1 200 OK\r\n\r\nfirst half,");
+    let head = client.response_head();
+    client.expect("first half,");
+    client.end();
+    let cut = client.body_of(head).expect_err("the second half never comes");
+    assert_eq!(cut.stop, Stop::Reset);
+    upstream.expect_gone();
+}
+
+#[test]
+fn an_early_answer_says_close_if_too_much_of_the_upload_is_to_come() {
+    let origin = Origin::by_hand();
+    let proxy = Proxy::to(&origin);
+    for (length, connection) in [("1000", &[][..]), ("10000000", &["close"])] {
+        let mut client = Client::connect(&proxy);
+        client.ask("POST /upload", &[&format!("Content-Length: {length}")], "the first bytes");
+        let mut upstream = origin.accept();
+        upstream.head();
+        upstream.send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(client.expect_empty(413).list("connection"), connection, "{length} bytes in all");
+    }
 }
 
 #[test]
@@ -1350,6 +1494,16 @@ fn bare_line_feeds_of_an_upstream_are_written_anew() {
         (response.line.as_str(), response.field("server"), response.text().as_str()),
         ("HTTP/1.1 200 OK", Some("old"), "hi")
     );
+}
+
+#[test]
+fn an_upstream_may_write_its_coding_in_any_case() {
+    for coding in ["Chunked", "CHUNKED"] {
+        let answer = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: {coding}\r\n\r\n2\r\nhi\r\n0\r\n\r\n");
+        let (response, _origin) = answered(answer);
+        let response = response.expect("a whole response");
+        assert_eq!((response.text().as_str(), response.field("transfer-encoding")), ("hi", Some("chunked")));
+    }
 }
 
 #[test]

@@ -217,6 +217,64 @@ fn unless_set_the_connection_limit_is_half_of_the_descriptors_less_sixteen() {
 }
 
 #[test]
+fn a_client_that_asks_for_much_at_once_waits_its_turn() {
+    const REQUESTS: usize = 2000;
+    let origin = Origin::by_hand();
+    let proxy = Proxy::start(&format!("[[route]]\nmatch = \"/elsewhere\"\nto = \"{origin}\""));
+    let mut clients = [Client::connect(&proxy), Client::connect(&proxy)];
+    for client in &mut clients {
+        // So that both are known and idle.
+        client.ask("GET /", &[], "");
+        client.expect_own_answer(404);
+    }
+    let [noisy, neighbour] = &mut clients;
+    proxy.while_held(|| {
+        // Short enough to be read at once, and answered without an upstream.
+        noisy.send(b"GET / HTTP/1.1\r\nHost:\r\n\r\n".repeat(REQUESTS));
+        neighbour.ask("GET /", &[], "");
+    });
+    neighbour.expect_empty(404);
+    for _ in 0..REQUESTS {
+        noisy.expect_empty(404);
+    }
+    let address = neighbour.address().to_string();
+    proxy.wait_for_log(&[&format!("client={address} "), " request=2 "]);
+    let log = proxy.log();
+    let before = log.iter().take_while(|line| !(line.contains(&address) && line.contains(" request=2 "))).count();
+    assert!(before < REQUESTS / 10, "the neighbour was answered behind {before} of {REQUESTS}");
+}
+
+#[test]
+fn answers_that_lose_their_chunks_leave_no_connection_behind() {
+    let origin = Origin::by_hand();
+    let proxy = Proxy::start(&format!("http_1_0 = \"serve\"\n[[route]]\nmatch = \"/\"\nto = \"{origin}\""));
+    let ask = || {
+        let client = Client::connect(&proxy);
+        client.send("GET / HTTP/1.0\r\nHost: example.com\r\n\r\n");
+        client
+    };
+    let answer = |mut client: Client, upstream: &mut Connection| {
+        upstream.request();
+        upstream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");
+        client.response_head();
+        client.expect("hello");
+        // Of this the client gets nothing but the end.
+        upstream.send("0\r\n\r\n");
+        client.expect_end();
+    };
+    let first = ask();
+    let mut upstream = origin.accept();
+    answer(first, &mut upstream);
+    eventually("the first client is gone", || proxy.wait_for_log(&[" end=complete"]).contains("down="));
+    let before = proxy.descriptors();
+    for _ in 0..10 {
+        answer(ask(), &mut upstream);
+    }
+    assert_eq!(origin.connections(), 1, "the upstream's connection is kept");
+    eventually("every client is gone", || proxy.descriptors() <= before);
+}
+
+#[test]
 fn many_connections_come_and_go_and_leave_nothing_behind() {
     let origin = Origin::saying("ok");
     let proxy = Proxy::to(&origin);

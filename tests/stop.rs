@@ -180,6 +180,28 @@ fn a_stop_under_load_causes_no_error() {
 }
 
 #[test]
+fn requests_that_are_here_when_the_stop_comes_are_answered() {
+    let origin = Origin::saying("ok");
+    let mut proxy = Proxy::to(&origin);
+    let mut kept = Client::connect(&proxy);
+    assert_eq!(kept.get("/").text(), "ok");
+    // More than are accepted in one turn.
+    let new = proxy.while_held(|| {
+        kept.ask("GET /kept", &[], "");
+        let new: Vec<Client> = (0..40).map(|_| Client::connect(&proxy)).collect();
+        new.iter().for_each(|client| client.ask("GET /new", &[], ""));
+        proxy.stop();
+        new
+    });
+    for mut client in new.into_iter().chain([kept]) {
+        let response = client.response();
+        assert_eq!((response.text().as_str(), response.list("connection")), ("ok", vec!["close".to_owned()]));
+        client.expect_end();
+    }
+    assert_eq!(proxy.wait().code(), Some(0));
+}
+
+#[test]
 fn after_a_stop_the_next_process_can_listen_on_the_same_path() {
     let (listen, origin) = (TempPath::new(".sock"), Origin::saying("ok"));
     let config = format!("listen = [\"unix:{}\"]\n[[route]]\nmatch = \"/\"\nto = \"{origin}\"", listen.display());

@@ -176,6 +176,39 @@ fn an_upstream_that_just_failed_is_left_alone_until_it_has_cooled_down() {
     assert_eq!(came.iter().filter(|answer| *answer == "back").count(), 2, "they take turns again: {came:?}");
 }
 
+/// An upstream on a Unix socket whose backlog is full; the connection that fills it.
+fn busy() -> (Origin, Client) {
+    let origin = Origin::unix();
+    origin.shorten_backlog();
+    let waiting = Client::unix(origin.path());
+    (origin, waiting)
+}
+
+#[test]
+fn a_lone_upstream_whose_backlog_is_full_is_503_until_it_accepts() {
+    let (origin, _waiting) = busy();
+    let proxy = Proxy::to(&origin);
+    let mut client = Client::connect(&proxy);
+    client.ask("GET /", &[], "");
+    let response = client.expect_rejected(503);
+    assert!(response.field("retry-after").is_some(), "{response:?}");
+    let _origin = origin.answer_by(|_| Answer::ok("here"));
+    eventually("it has accepted", || matches!(Client::connect(&proxy).get("/").status(), 200));
+}
+
+#[test]
+fn an_upstream_whose_backlog_is_full_is_passed_over_but_has_not_failed() {
+    let ((busy, _waiting), other) = (busy(), Origin::saying("other"));
+    let proxy = by_turns(&[&busy, &other], "[upstream]\ncool_down = \"1m\"");
+    let mut client = Client::connect(&proxy);
+    assert_eq!(answers(&mut client, 6), ["other"; 6]);
+    drop(busy.accept());
+    let _busy = busy.answer_by(|_| Answer::ok("busy"));
+    let mut came = answers(&mut client, 2);
+    came.sort();
+    assert_eq!(came, ["busy", "other"], "they take turns at once");
+}
+
 #[test]
 fn a_lone_upstream_that_comes_back_answers_again() {
     let origin = Origin::refusing();
@@ -248,6 +281,27 @@ fn an_idle_connection_is_closed_after_its_time() {
     let client = Client::connect(&proxy);
     client.ask("GET /fresh", &[], "");
     assert_eq!(origin.accept().request().target(), "/fresh");
+}
+
+#[test]
+fn what_came_unasked_on_an_idle_connection_is_nobodys_answer_even_if_its_event_comes_late() {
+    let origin = Origin::by_hand();
+    let proxy = Proxy::to(&origin);
+    let mut client = Client::connect(&proxy);
+    client.ask("GET /first", &[], "");
+    let mut idle = origin.accept();
+    idle.request();
+    idle.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    client.expect_empty(200);
+    let _origin = origin.answer_by(|_| Answer::ok("good"));
+    let crowd = Crowd::of(&proxy);
+    proxy.while_held(|| {
+        client.ask("GET /second", &[], "");
+        crowd.stir();
+        idle.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL");
+    });
+    assert_eq!(client.response().text(), "good");
+    idle.expect_gone();
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -622,6 +623,35 @@ fn what_was_sent_before_a_reset_arrives_before_it() {
         upstream.reset();
         assert_eq!(client.rest(), (b"last words".to_vec(), Stop::Reset));
     }
+}
+
+#[test]
+fn the_last_words_of_an_upstream_that_closes_on_a_flood_arrive() {
+    let origin = Origin::by_hand();
+    let proxy = Proxy::to(&origin);
+    let (mut client, upstream) = tunnel(&proxy, &origin);
+    client.socket().set_write_timeout(Some(A_WHILE)).unwrap();
+    while client.try_send([b'x'; 100_000]).is_ok() {}
+    upstream.send("last words");
+    drop(upstream);
+    assert_eq!(client.rest(), (b"last words".to_vec(), Stop::Reset));
+}
+
+#[test]
+fn the_last_words_of_an_upstream_arrive_although_writing_to_it_fails_first() {
+    let origin = Origin::by_hand();
+    let proxy = Proxy::to(&origin);
+    let crowd = Crowd::of(&proxy);
+    let (mut client, upstream) = tunnel(&proxy, &origin);
+    client.send("never read");
+    upstream.socket().peek(&mut [MaybeUninit::uninit()]).expect("bytes that will never be read");
+    proxy.while_held(|| {
+        client.send("never taken");
+        crowd.stir();
+        upstream.send("last words");
+        drop(upstream);
+    });
+    assert_eq!(client.rest(), (b"last words".to_vec(), Stop::Reset));
 }
 
 #[test]

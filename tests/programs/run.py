@@ -25,6 +25,7 @@ STORIES = (
     "server_sent_events",
     "behind_tls",
     "demo_page",
+    "terminal",
 )
 
 

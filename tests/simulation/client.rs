@@ -544,7 +544,7 @@ impl Client {
             return Ok(());
         }
         // Who has left is owed nothing, and half a head looks whole to nobody.
-        if !self.bytes.is_empty() && !self.has_shut_down && !context.is_stopping {
+        if !self.bytes.is_empty() && !self.has_shut_down {
             return Err(format!("an end within a head, behind {:?}", String::from_utf8_lossy(&self.bytes)));
         }
         if let Some(response) = &self.response {

@@ -64,6 +64,27 @@ pub fn tunnel(proxy: &Proxy, origin: &Origin) -> (Client, Connection) {
     (client, upstream)
 }
 
+/// More clients than one turn of the loop takes events of, all known to hawkey and idle.
+pub struct Crowd(Vec<Client>);
+
+impl Crowd {
+    /// A crowd in front of `proxy`.
+    pub fn of(proxy: &Proxy) -> Crowd {
+        let mut clients: Vec<Client> = (0..250).map(|_| Client::connect(proxy)).collect();
+        for client in &mut clients {
+            // hawkey answers this by itself.
+            client.ask("OPTIONS /", &["Max-Forwards: 0"], "");
+            client.expect_empty(200);
+        }
+        Crowd(clients)
+    }
+
+    /// Each begins a request: to a process that is held, what comes before and what comes behind are told in different turns.
+    pub fn stir(&self) {
+        self.0.iter().for_each(|client| client.send("GET"));
+    }
+}
+
 /// Waits until `condition` holds; `what` says it in words.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();

@@ -153,6 +153,11 @@ impl Origin {
         self.shared.listener.listen(1024).expect("a bound socket can listen");
     }
 
+    /// From here on hardly a connection may wait to be accepted: over a Unix socket one, and the next is turned away.
+    pub fn shorten_backlog(&self) {
+        self.shared.listener.listen(0).expect("a listening socket can be given another backlog");
+    }
+
     /// The path of a Unix socket.
     pub fn path(&self) -> &Path {
         self.path.as_ref().expect("an origin on a Unix socket")

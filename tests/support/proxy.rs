@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 
 use super::origin::Origin;
-use super::{PATIENCE, TempPath};
+use super::{PATIENCE, TempPath, eventually};
 
 /// What becomes of the process's standard error once it listens.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -161,6 +161,17 @@ impl Proxy {
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         rustix::process::kill_process(Pid::from_child(&self.child), signal).expect("the process takes signals");
+    }
+
+    /// Holds the process while `action` runs: what comes of it waits in the kernel and is seen at once, in order.
+    pub fn while_held<T>(&self, action: impl FnOnce() -> T) -> T {
+        self.signal(Signal::STOP);
+        eventually("the process is held", || {
+            self.proc_file("stat").rsplit_once(") ").is_some_and(|(_, stat)| stat.starts_with('T'))
+        });
+        let value = action();
+        self.signal(Signal::CONT);
+        value
     }
 
     /// Asks the process to stop, as a service manager does.
