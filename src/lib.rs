@@ -58,6 +58,8 @@
 //! | `server` | the event loop: sockets, the clock, the pool of upstream connections |
 //! | `os` | what mio and socket2 do not offer |
 
+#![cfg_attr(not(test), deny(clippy::panic, clippy::unwrap_used))]
+
 pub mod config;
 pub mod http;
 mod os;

@@ -3,6 +3,8 @@
 //! 0: ended as asked. 1: could not run, or `route` found no route. 2: wrong usage or configuration. What was asked for goes to
 //! standard output, everything else to standard error.
 
+#![cfg_attr(not(test), deny(clippy::panic, clippy::unwrap_used))]
+
 mod arguments;
 mod explain;
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -228,7 +229,10 @@ impl EventLoop {
 
     fn drive(&mut self, key: PairKey) {
         let Some(pair) = self.pairs.get_mut(key.0 as usize) else { return };
-        match pair.drive(key, &mut self.net, &mut self.turn) {
+        // A bug of ours in one session must not end the others. What a panic may leave half done is the session's own, and is
+        // dropped with it; the turn's buffers are emptied before they are used.
+        let driven = catch_unwind(AssertUnwindSafe(|| pair.drive(key, &mut self.net, &mut self.turn)));
+        match driven.unwrap_or_else(|_| pair.give_up(&mut self.net)) {
             Driven::Parked => self.deadlines.arm(key, pair.session().deadline(), &mut pair.armed),
             Driven::Again => {
                 self.deadlines.arm(key, pair.session().deadline(), &mut pair.armed);
@@ -395,5 +399,47 @@ fn enqueue(queue: &mut VecDeque<PairKey>, pair: &mut Pair, key: PairKey) {
     if !pair.noted.is_queued {
         pair.noted.is_queued = true;
         queue.push_back(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read as _, Write as _};
+    use std::net::TcpStream;
+    use std::thread;
+
+    use crate::proxy::policy::Address;
+    use crate::server::pair::tests::CURSED;
+    use crate::{Config, Server};
+
+    const REQUEST: &[u8] = b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n";
+
+    /// What a client gets for a request that no route matches.
+    fn ask(client: &mut TcpStream) -> std::io::Result<String> {
+        let mut answer = [0; 1024];
+        client.write_all(REQUEST)?;
+        let n = client.read(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer[..n]).into_owned())
+    }
+
+    #[test]
+    fn a_panic_in_one_session_resets_it_and_leaves_the_others() {
+        let config = Config::new().listen("127.0.0.1:0").unwrap().route("/somewhere", ["127.0.0.1:9"]).unwrap();
+        let server = Server::bind(config).unwrap();
+        let Address::Tcp(address) = server.addresses()[0] else { panic!("a TCP listener was asked for") };
+        let handle = server.handle();
+        let running = thread::spawn(move || {
+            CURSED.set(Some(2));
+            server.run()
+        });
+        let (mut first, mut second) = (TcpStream::connect(address).unwrap(), TcpStream::connect(address).unwrap());
+        assert!(ask(&mut first).unwrap().starts_with("HTTP/1.1 404 "));
+        assert_eq!(ask(&mut second).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert!(ask(&mut first).unwrap().starts_with("HTTP/1.1 404 "), "the first session goes on");
+        let mut third = TcpStream::connect(address).unwrap();
+        assert!(ask(&mut third).unwrap().starts_with("HTTP/1.1 404 "), "the next client is served");
+        drop((first, third));
+        handle.stop().unwrap();
+        running.join().unwrap().unwrap();
     }
 }

@@ -86,6 +86,8 @@ impl Pair {
     /// Tells the session what was noted, then moves bytes until nothing moves any more or the budget of [`READ_BYTES`] is
     /// spent. A relay that drains a socket until it would block makes its neighbours wait for that long.
     pub fn drive(&mut self, key: PairKey, net: &mut Net, turn: &mut Turn) -> Driven {
+        #[cfg(test)]
+        tests::panic_if_cursed(&self.session);
         let noted = std::mem::take(&mut self.noted);
         if noted.hung_up {
             self.session.hung_up(turn);
@@ -121,6 +123,18 @@ impl Pair {
         }
         let has_more = |side| self.can_read(side, net) || self.can_write(side, net);
         if budget == 0 && Side::BOTH.into_iter().any(has_more) { Driven::Again } else { Driven::Parked }
+    }
+
+    /// Resets both sides of a session that can no longer be trusted.
+    pub fn give_up(&mut self, net: &mut Net) -> Driven {
+        log::error!(
+            "{} event=panic why=\"a bug in hawkey: this session is reset, the others go on\"",
+            self.session.number()
+        );
+        for side in Side::BOTH {
+            self.abort(side, net);
+        }
+        Driven::Ended
     }
 
     /// A side that is read tells of its end or its error by itself, behind all that it has sent. One that is not read because
@@ -203,12 +217,7 @@ impl Pair {
                     socket.shut_down();
                 }
             }
-            Step::Abort(side) => {
-                if let Some(socket) = self.socket(side, net) {
-                    socket.reset_on_close();
-                }
-                self.close(side, net);
-            }
+            Step::Abort(side) => self.abort(side, net),
             Step::Close(side) => self.close(side, net),
             Step::WatchPeers => {
                 for side in Side::BOTH {
@@ -218,6 +227,13 @@ impl Pair {
                 }
             }
         }
+    }
+
+    fn abort(&mut self, side: Side, net: &mut Net) {
+        if let Some(socket) = self.socket(side, net) {
+            socket.reset_on_close();
+        }
+        self.close(side, net);
     }
 
     fn close(&mut self, side: Side, net: &mut Net) {
@@ -294,8 +310,19 @@ impl Pair {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    thread_local! {
+        /// The number of a session that panics when it is driven.
+        pub static CURSED: Cell<Option<u64>> = const { Cell::new(None) };
+    }
+
+    pub fn panic_if_cursed(session: &Session) {
+        assert_ne!(CURSED.get(), Some(session.number().session), "this session is cursed");
+    }
 
     #[test]
     fn an_idle_tunnel_costs_at_most_256_bytes() {
