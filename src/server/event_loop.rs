@@ -37,6 +37,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often the log says that accepting is paused.
 const ACCEPT_WARNING: Duration = Duration::from_secs(1);
 
+/// How soon log lines that standard error did not take are offered again.
+const LINES_RETRY: Duration = Duration::from_millis(250);
 /// Deadlines that may wait in vain, beside two for each session, before they are looked through.
 const DEADLINES_SPARE: usize = 64;
 
@@ -70,6 +72,8 @@ pub struct EventLoop {
     /// Descriptors have run out: no accepting until then.
     accept_paused_until: Option<Instant>,
     accept_warned: Option<Instant>,
+    /// Log lines wait for standard error to take them.
+    lines_wait: bool,
     drain: Duration,
     /// Once the process has been asked to stop: when the time for that is over.
     stop_by: Option<Instant>,
@@ -123,6 +127,7 @@ impl EventLoop {
             connections_max,
             accept_paused_until: None,
             accept_warned: None,
+            lines_wait: false,
             drain: config.drain,
             stop_by: None,
         })
@@ -158,7 +163,8 @@ impl EventLoop {
             Some(Duration::ZERO)
         } else {
             let paused = self.accept_paused_until.filter(|_| self.listeners.iter().any(|listener| listener.is_ready));
-            let wake = [self.deadlines.next(), self.net.upstreams.next_due(), paused, self.stop_by];
+            let lines = self.lines_wait.then(|| self.turn.now + LINES_RETRY);
+            let wake = [self.deadlines.next(), self.net.upstreams.next_due(), paused, lines, self.stop_by];
             wake.into_iter().flatten().min().map(|instant| instant.saturating_duration_since(self.turn.now))
         };
         match self.poll.poll(&mut self.events, timeout) {
@@ -224,7 +230,7 @@ impl EventLoop {
             let pairs = &self.pairs;
             self.deadlines.retain(|tick, key| pairs.get(key.0 as usize).is_some_and(|pair| pair.armed == tick));
         }
-        journal::flush();
+        self.lines_wait = journal::flush();
     }
 
     fn drive(&mut self, key: PairKey) {

@@ -39,8 +39,8 @@ pub fn start(filter: Option<&str>) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-/// Writes the lines that wait, as far as that goes without waiting.
-pub fn flush() {
+/// Writes the lines that wait, as far as that goes without waiting. Whether some are left.
+pub fn flush() -> bool {
     let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
     if waiting.lost > 0 && waiting.lines.len() < WAITING_BYTES_MAX / 2 {
         let lost = std::mem::take(&mut waiting.lost);
@@ -49,7 +49,7 @@ pub fn flush() {
         );
     }
     if waiting.lines.is_empty() {
-        return;
+        return false;
     }
     static OUTLET: OnceLock<Outlet> = OnceLock::new();
     match OUTLET.get_or_init(|| Outlet::of(io::stderr())).write(io::stderr(), &waiting.lines) {
@@ -61,6 +61,7 @@ pub fn flush() {
     if waiting.lines.is_empty() && waiting.lines.capacity() > WAITING_BYTES_MAX / 8 {
         waiting.lines = Vec::new();
     }
+    !waiting.lines.is_empty()
 }
 
 struct Journal;
