@@ -104,7 +104,7 @@ impl Session {
     /// Whether the end of this side matters although it is not read, because the other side takes nothing. Not of an upstream's
     /// answer: that will be read to its end.
     pub fn minds_loss(&self, side: Side) -> bool {
-        !self.wants_read(side) && (side == Side::Client || matches!(self.phase, Phase::Tunnel(_)))
+        !self.wants_read(side) && (side == Side::Client || self.is_tunnel())
     }
 
     /// Whether there are bytes for this side. Towards an upstream whose connection is under way, writing is how it is tried.
@@ -203,7 +203,8 @@ impl Session {
                 self.deadline = tunnel.silence_max().map(|max| turn.now + max);
                 self.flows[from].clear_all();
             }
-            _ => self.flows[from].drop_pending(),
+            (Phase::Connect { .. } | Phase::Linger | Phase::Closed, _)
+            | (Phase::Head { .. } | Phase::Finish(_), Side::Upstream) => self.flows[from].drop_pending(),
         }
     }
 

@@ -1,16 +1,18 @@
 """A client that checks every byte of what it gets, and tells a cut answer from a whole one."""
 
 import base64
-import contextlib
 import http.client
 import os
 import socket
+import threading
+import time
 
 from origin import accept_of, body_of, reset_on_close, shrink
 from stage import Failure
 
 # What became of an exchange. Wrong bytes are no outcome but a Failure.
 RIGHT, FAULT, CUT, LATE = "right", "fault", "cut", "late"
+READ_BYTES = 1 << 16
 
 
 class Client:
@@ -19,23 +21,26 @@ class Client:
     `address` is `HOST:PORT` or `unix:PATH`. Nothing is waited for longer than `patience` seconds.
     """
 
-    def __init__(self, address, patience=4.0, small_buffers=False):
+    def __init__(self, address, patience=4.0, small_buffers=False, source=None):
         self.address = address
         self.patience = patience
         self.small_buffers = small_buffers
+        self.source = source
         self.connection = None
 
     def connect(self):
-        """A new connection to hawkey."""
+        """A new connection to hawkey, by itself."""
         host, _, port = self.address.rpartition(":")
         is_unix = host == "unix"
         sock = socket.socket(socket.AF_UNIX if is_unix else socket.AF_INET)
         sock.settimeout(self.patience)
         if self.small_buffers:
             shrink(sock)
-        sock.connect(port if is_unix else (host, int(port)))
         if not is_unix:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self.source:
+                sock.bind((self.source, 0))
+        sock.connect(port if is_unix else (host, int(port)))
         return sock
 
     def close(self):
@@ -45,45 +50,136 @@ class Client:
             self.connection = None
 
     def attempt(self, action):
-        """The outcome of `action`, after which a broken connection is left behind."""
+        """The outcome of `action`, after which a connection that disappointed is left behind."""
         try:
             outcome = action()
         except TimeoutError:
             outcome = LATE
-        except (ConnectionError, http.client.RemoteDisconnected, http.client.IncompleteRead):
+        except (ConnectionError, http.client.IncompleteRead):
             outcome = CUT
         if outcome != RIGHT:
             self.close()
         return outcome
 
-    def get(self, target, size, method="GET", rate=None):
-        """Fetches a target whose body has `size` bytes; with a `rate`, not faster than so many bytes a second."""
-        return self.attempt(lambda: self.exchange(method, target, None, body_of(target, size), rate))
+    def get(self, target, size, method="GET", pause=0.0):
+        """Fetches a target whose body has `size` bytes, with a pause after every 64 KiB."""
+        return self.attempt(lambda: self.exchange(method, target, None, body_of(target, size), pause))
 
     def post(self, body, chunked=False):
-        """Posts a body and gets it back."""
-        parts = [body[start : start + 7000] for start in range(0, len(body), 7000)]
-        return self.attempt(lambda: self.exchange("POST", "/echo", parts if chunked else body, body))
+        """Posts a body, by its length or in chunks of 7,000 bytes, and gets it back."""
+        sent = [body[start : start + 7000] for start in range(0, len(body), 7000)] if chunked else body
+        return self.attempt(lambda: self.exchange("POST", "/echo", sent, body))
 
-    def exchange(self, method, target, body, expected, rate=None):
+    def exchange(self, method, target, body, expected, pause=0.0):
         if self.connection is None:
             self.connection = http.client.HTTPConnection("hawkey.test")
             self.connection.sock = self.connect()
-        self.connection.request(method, target, body, encode_chunked=isinstance(body, list),
-                                headers={"transfer-encoding": "chunked"} if isinstance(body, list) else {})
+        self.connection.request(method, target, body)
         response = self.connection.getresponse()
-        if method == "HEAD":
-            expected, length = b"", len(expected)
-        else:
-            length = None
-        found = response.read()
-        what = f"{method} {target} of {len(expected)} bytes"
+        what = f"{method} {target}"
         if response.status in (500, 503, 504):
-            if found:
-                raise Failure(f"{what}: {response.status} came with {len(found)} bytes")
+            expect_bytes(f"{what}, {response.status}", b"", response.read())
             return FAULT
-        if response.status != 200 or found != expected:
-            raise Failure(f"{what}: {response.status} with {len(found)} bytes, right up to {agreeing(found, expected)}")
-        if length is not None and response.getheader("content-length") != str(length):
-            raise Failure(f"{what}: content-length {response.getheader('content-length')!r}, not {length}")
+        if response.status != 200:
+            raise Failure(f"{what}: status {response.status}")
+        if method == "HEAD":
+            if response.getheader("content-length") != str(len(expected)):
+                raise Failure(f"{what}: content-length {response.getheader('content-length')!r}, not {len(expected)}")
+            expected = b""
+        found = bytearray()
+        while part := response.read(READ_BYTES):
+            found += part
+            time.sleep(pause)
+        # A read by parts does not tell of a body that is shorter than it was said to be.
+        if response.length:
+            raise http.client.IncompleteRead(bytes(found), response.length)
+        expect_bytes(what, expected, found)
         return RIGHT
+
+    def pipeline(self, targets, size):
+        """Asks for all targets at once, and gets the answers in order."""
+
+        def action():
+            sock = self.connect()
+            with sock, sock.makefile("rb") as reader:
+                sock.sendall(b"".join(b"GET %b HTTP/1.1\r\nHost: hawkey.test\r\n\r\n" % t.encode() for t in targets))
+                for target in targets:
+                    status, fields = read_head(reader)
+                    if status != 200:
+                        return FAULT
+                    found = reader.read(int(fields["content-length"]))
+                    if len(found) < size:
+                        return CUT
+                    expect_bytes(f"pipelined GET {target}", body_of(target, size), found)
+            return RIGHT
+
+        return self.attempt(action)
+
+    def tunnel(self, data):
+        """Opens a WebSocket tunnel, has `data` echoed through it, ends its own direction and waits for the other's end."""
+
+        def action():
+            sock = self.connect()
+            with sock, sock.makefile("rb") as reader:
+                key = base64.b64encode(os.urandom(16)).decode()
+                sock.sendall(
+                    f"GET /tunnel HTTP/1.1\r\nHost: hawkey.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                    f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
+                )
+                status, fields = read_head(reader)
+                if status != 101:
+                    return FAULT
+                if fields.get("sec-websocket-accept") != accept_of(key):
+                    raise Failure(f"the handshake's answer was {fields}")
+                sender = threading.Thread(target=send_all_and_end, args=(sock, data))
+                sender.start()
+                try:
+                    found = reader.read()
+                except ConnectionError:
+                    return CUT
+                finally:
+                    sender.join()
+                if len(found) < len(data) and data.startswith(found):
+                    return CUT
+                expect_bytes("the echo", data, found)
+            return RIGHT
+
+        return self.attempt(action)
+
+    def leave_early(self, head, by_reset=False):
+        """Sends something and leaves, without waiting for an answer."""
+
+        def action():
+            with self.connect() as sock:
+                sock.sendall(head)
+                if by_reset:
+                    reset_on_close(sock)
+            return RIGHT
+
+        return self.attempt(action)
+
+
+def send_all_and_end(sock, data):
+    """Sends from a second thread, so that what comes back is read meanwhile."""
+    try:
+        sock.sendall(data)
+        sock.shutdown(socket.SHUT_WR)
+    except OSError:
+        # The reader of the same socket is told too.
+        pass
+
+
+def read_head(reader):
+    """The status and the fields of a response."""
+    line = reader.readline()
+    if not line.endswith(b"\r\n"):
+        raise ConnectionResetError("the answer ended within its head")
+    fields = http.client.parse_headers(reader)
+    return int(line.split()[1]), {name.lower(): value for name, value in fields.items()}
+
+
+def expect_bytes(what, expected, found):
+    """Fails unless every byte is right, and tells where the first wrong one is."""
+    if expected != found:
+        same = next((i for i, (a, b) in enumerate(zip(expected, found)) if a != b), min(len(expected), len(found)))
+        raise Failure(f"{what}: {len(found)} bytes instead of {len(expected)}, the first wrong one at {same}")
