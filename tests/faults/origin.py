@@ -39,10 +39,10 @@ class Exchanges(http.server.BaseHTTPRequestHandler):
     wbufsize = 1 << 16
 
     def do_GET(self):
-        kind, _, size = self.path.partition("?")[0].strip("/").partition("/")
         if self.headers.get("upgrade", "").lower() == "websocket":
-            self.tunnel()
-        elif kind == "chunked":
+            return self.tunnel()
+        *_, kind, size = self.path.partition("?")[0].split("/")
+        if kind == "chunked":
             self.answer_in_chunks(body_of(self.path, int(size)))
         elif kind == "torn":
             self.answer_torn(body_of(self.path, int(size)))
