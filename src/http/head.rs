@@ -354,14 +354,12 @@ fn leading_empty_lines(bytes: &[u8]) -> Result<usize, Reject> {
 /// A head that is not whole: is it still within its limits?
 fn partial<T>(text: &[u8], arrived: usize, limits: &Limits) -> Result<Option<T>, Reject> {
     refuse_bare_lf(text)?;
-    if !text.contains(&b'\n') {
-        let mut words = text.split(|byte| *byte == b' ');
-        if words.next().is_some_and(|method| method.len() > METHOD_BYTES_MAX) {
-            return Err(Reject::Malformed("the method is longer than 32 characters"));
-        }
-        if words.next().is_some_and(|target| target.len() > limits.target_bytes_max) {
-            return Err(Reject::TargetTooLong);
-        }
+    let mut words = text.split(|byte| *byte == b'\n').next().unwrap_or_default().split(|byte| *byte == b' ');
+    if words.next().is_some_and(|method| method.len() > METHOD_BYTES_MAX) {
+        return Err(Reject::Malformed("the method is longer than 32 characters"));
+    }
+    if words.next().is_some_and(|target| target.len() > limits.target_bytes_max) {
+        return Err(Reject::TargetTooLong);
     }
     if arrived >= limits.bytes_max { Err(Reject::HeadTooLarge) } else { Ok(None) }
 }

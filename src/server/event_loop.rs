@@ -170,6 +170,8 @@ impl EventLoop {
         match self.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                 self.events.clear();
+                // A signal came; the byte that was to tell so may have found no memory.
+                self.is_asked = true;
                 Ok(())
             }
             polled => polled,
