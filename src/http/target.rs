@@ -52,9 +52,12 @@ impl<'a> Target<'a> {
         Target { authority: Some(authority), path_and_query }.with_one_reading()
     }
 
-    /// Browsers and some servers read a backslash in a path as a slash, others do not.
+    /// What browsers leave as it is in a query, they encode in a path; and a backslash there is a slash to some servers.
     fn with_one_reading(self) -> Result<Target<'a>, Reject> {
-        if self.path().contains('\\') { Err(Reject::Malformed("a backslash in the path")) } else { Ok(self) }
+        if self.path().contains(['\\', '^', '`', '{', '}']) {
+            return Err(Reject::Malformed("the path holds a byte that must be percent-encoded"));
+        }
+        Ok(self)
     }
 
     /// The path, by which a request is routed: never empty.
@@ -97,7 +100,7 @@ fn separator(text: &str) -> Option<&str> {
     ["/", "\\", "%2f", "%2F", "%5c", "%5C"].iter().find_map(|separator| text.strip_prefix(separator))
 }
 
-/// RFC 3986 knows fewer bytes, but browsers leave ``\ ^ ` { | }`` as they are in some part of a URL, where they have one
+/// RFC 3986 knows fewer bytes, but browsers leave `|` as it is in a path, and ``\ ^ ` { | }`` in a query, where each has one
 /// reading. White space, quotes, angle brackets, `#` and bytes beyond ASCII are encoded by every client.
 fn may_stand_in_target(byte: u8) -> bool {
     byte.is_ascii_graphic() && !matches!(byte, b'"' | b'<' | b'>' | b'#')
