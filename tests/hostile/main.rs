@@ -1,0 +1,69 @@
+//! One reading: what hostile clients and upstreams send, and what hawkey makes of it.
+//!
+//! Each vector of `*.txt` is played twice: to a real hawkey process over sockets, followed by a canary request and with a second
+//! client beside it, in front of an upstream with a strict parser of its own; and to a session in memory, whole and cut in two at
+//! every byte. `README.md` tells the format.
+
+mod judge;
+mod memory;
+mod network;
+mod reading;
+#[path = "../support/mod.rs"]
+mod support;
+mod vector;
+
+use std::collections::BTreeMap;
+
+use vector::Vector;
+
+/// Plays the vectors of a file and tells how many there are, of which there must be at least `least`.
+fn play(what: &str, text: &str, least: usize) {
+    let vectors = vector::parse(text).unwrap_or_else(|error| panic!("{what}.txt:{error}"));
+    assert!(vectors.len() >= least, "expected at least {least} {what}, came {}", vectors.len());
+    let (ways, cut_wrong, tally) = std::thread::scope(|scope| {
+        let in_memory = scope.spawn(|| cut_everywhere(&vectors));
+        let tally = network::play_all(&vectors);
+        let (ways, wrong) = in_memory.join().expect("the vectors are played in memory");
+        (ways, wrong, tally)
+    });
+    let wrong: BTreeMap<_, _> = tally.wrong.iter().chain(&cut_wrong).map(|(index, why)| (index, why)).collect();
+    let double = wrong.values().filter(|why| why.contains("a double reading")).count();
+    println!(
+        "{what} {}: parser failures {}, double readings {double}, handled cleanly {} of {} ({ways} ways in memory)",
+        vectors.len(),
+        tally.parser_failures.len(),
+        vectors.len() - wrong.len(),
+        vectors.len(),
+    );
+    let shown: Vec<_> = wrong.values().take(20).map(|why| format!("{what}.txt:{why}")).collect();
+    assert!(wrong.is_empty(), "{} vectors\n\n{}", wrong.len(), shown.join("\n\n"));
+    assert!(tally.parser_failures.is_empty(), "the upstream could not read:\n{}", tally.parser_failures.join("\n"));
+}
+
+/// In how many ways they were played, and which went wrong.
+fn cut_everywhere(vectors: &[Vector]) -> (usize, Vec<(usize, String)>) {
+    let policy = memory::policy();
+    let (mut ways, mut wrong) = (0, Vec::new());
+    for (index, vector) in vectors.iter().enumerate() {
+        match memory::play_every_way(vector, &policy) {
+            Ok(count) => ways += count,
+            Err(why) => wrong.push((index, format!("{vector}\n{why}"))),
+        }
+    }
+    (ways, wrong)
+}
+
+#[test]
+fn requests() {
+    play("requests", include_str!("requests.txt"), 600);
+}
+
+#[test]
+fn responses() {
+    play("responses", include_str!("responses.txt"), 150);
+}
+
+#[test]
+fn upgrades() {
+    play("upgrades", include_str!("upgrades.txt"), 60);
+}
