@@ -6,6 +6,7 @@
 
 import base64
 import contextlib
+import functools
 import hashlib
 import http.server
 import socket
@@ -16,6 +17,7 @@ import threading
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
+@functools.lru_cache
 def body_of(target, size):
     """The body that the origin answers for this target."""
     return hashlib.shake_128(target.encode()).digest(size)
@@ -122,15 +124,12 @@ class Connections(socketserver.ThreadingMixIn):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 1024
-    small_buffers = False
 
     def __init__(self, *arguments):
         self.open = set()
         super().__init__(*arguments)
 
     def process_request(self, request, client_address):
-        if self.small_buffers:
-            shrink(request)
         if request.family != socket.AF_UNIX:
             request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.open.add(request)
@@ -164,7 +163,8 @@ class Origin:
 
     def __init__(self, path=None, small_buffers=False):
         self.server = UnixServer(str(path), Exchanges) if path else TcpServer(("127.0.0.1", 0), Exchanges)
-        self.server.small_buffers = small_buffers
+        if small_buffers:
+            shrink(self.server.socket)
         self.address = f"unix:{path}" if path else "127.0.0.1:%d" % self.server.server_address[1]
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
@@ -180,6 +180,9 @@ class Origin:
 
 
 def shrink(connection):
-    """Gives the connection the smallest buffers that the kernel allows."""
+    """Gives a connection that is yet to be made, or the listener that it will be accepted from, very small buffers."""
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-        connection.setsockopt(socket.SOL_SOCKET, option, 1)
+        connection.setsockopt(socket.SOL_SOCKET, option, 4096)
+    if connection.family != socket.AF_UNIX:
+        # Segments larger than the window would wait for timers.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 500)
