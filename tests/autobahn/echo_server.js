@@ -1,0 +1,19 @@
+// A WebSocket server that sends back what it gets, and lives on when a client breaks the protocol.
+'use strict';
+const { WebSocketServer } = require('ws');
+
+const server = new WebSocketServer({
+  host: '127.0.0.1',
+  port: 0,
+  perMessageDeflate: true,
+  // The suite sends 4 MB in fragments of 64 bytes, more than ws takes without being told.
+  maxPayload: 64 << 20,
+  maxFragments: 1 << 20,
+  maxBufferedChunks: 1 << 24,
+});
+server.on('connection', (socket) => {
+  socket.on('message', (data, isBinary) => socket.send(data, { binary: isBinary }));
+  // ws answers with the close code that the violation asks for; that is all there is to do.
+  socket.on('error', () => {});
+});
+server.on('listening', () => console.log(`listening on 127.0.0.1:${server.address().port}`));
