@@ -84,6 +84,9 @@ impl Record {
     /// Remembers what was asked for, if the log is on.
     pub fn note_request(&mut self, method: &str, host: &str, target: &str) {
         if log::log_enabled!(log::Level::Info) {
+            // What is written around the three.
+            const FRAME: usize = "method= host=\"\" target=\"\"".len();
+            self.asked.reserve_exact(FRAME + method.len() + host.len() + target.len());
             let _ = write!(
                 self.asked,
                 "method={method} host={} target={}",
