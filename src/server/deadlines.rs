@@ -26,9 +26,9 @@ pub struct Deadlines {
 }
 
 impl Deadlines {
-    /// No entries; `origin` is tick 0.
-    pub fn new(origin: Instant) -> Deadlines {
-        Deadlines { origin, entries: BinaryHeap::new() }
+    /// No entries, and room for so many bytes of them; `origin` is tick 0.
+    pub fn with_bytes(origin: Instant, bytes: usize) -> Deadlines {
+        Deadlines { origin, entries: BinaryHeap::with_capacity(bytes / size_of::<(Tick, PairKey)>()) }
     }
 
     /// Sees to it that `key` is looked at when `deadline` comes. `armed` is when that will be anyway, and is updated.
@@ -83,7 +83,7 @@ mod tests {
     fn a_deadline_that_moves_away_costs_nothing_and_one_that_moves_closer_fires_first() {
         let origin = Instant::now();
         let at = |millis| Some(origin + Duration::from_millis(millis));
-        let mut deadlines = Deadlines::new(origin);
+        let mut deadlines = Deadlines::with_bytes(origin, 0);
         let (mut one, mut two) = (Tick::NEVER, Tick::NEVER);
         deadlines.arm(PairKey(1), at(100), &mut one);
         deadlines.arm(PairKey(1), at(500), &mut one);
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn entries_fire_at_their_time_or_up_to_a_millisecond_later() {
         let origin = Instant::now();
-        let mut deadlines = Deadlines::new(origin);
+        let mut deadlines = Deadlines::with_bytes(origin, 0);
         let mut armed = Tick::NEVER;
         let deadline = origin + Duration::from_micros(1_234_567);
         deadlines.arm(PairKey(1), Some(deadline), &mut armed);

@@ -78,6 +78,11 @@ struct Entry {
 }
 
 impl Table {
+    /// A table with room for so many bytes of sockets.
+    pub fn with_bytes(bytes: usize) -> Table {
+        Table { entries: Slab::with_capacity(bytes / size_of::<Entry>()), ..Table::default() }
+    }
+
     /// Takes `socket` in, held by `holder`, and asks for its events.
     pub fn insert(&mut self, socket: Socket, holder: Holder, registry: &Registry) -> io::Result<SocketKey> {
         let generation = self.births & GENERATION_MASK;
