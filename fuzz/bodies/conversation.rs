@@ -285,10 +285,10 @@ impl<'i> World<'i> {
             return false;
         }
         let Some(wire) = &mut self.wires[side] else { return false };
-        let is_connecting = side == Side::Upstream && self.session.is_connecting().is_some();
+        let upstream_under_way = side == Side::Upstream && self.session.upstream_under_way().is_some();
         match wire.state {
             State::Full | State::Connecting => return false,
-            State::Refused | State::Deaf if is_connecting => self.session.broke(side, &"refused", &mut self.turn),
+            State::Refused | State::Deaf if upstream_under_way => self.session.broke(side, &"refused", &mut self.turn),
             State::Refused | State::Deaf => self.session.deafened(side, &"broken pipe", &mut self.turn),
             State::Open => {
                 let leaving = self.session.leaving(side);

@@ -136,7 +136,7 @@ impl Session {
     }
 
     /// The upstream whose connection is under way.
-    pub fn is_connecting(&self) -> Option<UpstreamId> {
+    pub fn upstream_under_way(&self) -> Option<UpstreamId> {
         match &self.phase {
             Phase::Connect { exchange, under_way: true, .. } => exchange.record.upstream,
             _ => None,
@@ -210,7 +210,7 @@ impl Session {
 
     /// `n` bytes that were [`leaving`](Session::leaving) for this side have left.
     pub fn sent(&mut self, to: Side, n: usize, turn: &mut Turn) {
-        if to == Side::Upstream && self.is_connecting().is_some() {
+        if to == Side::Upstream && self.upstream_under_way().is_some() {
             // What can be written to is connected.
             self.connected(turn);
         }

@@ -93,7 +93,7 @@ impl Pair {
             self.session.hung_up(turn);
         }
         if noted.is_due && self.session.deadline().is_some_and(|deadline| deadline <= turn.now) {
-            if let Some(upstream) = self.session.is_connecting() {
+            if let Some(upstream) = self.session.upstream_under_way() {
                 net.upstreams.note_failure(upstream, turn.now);
             }
             self.session.timed_out(turn);
@@ -170,7 +170,7 @@ impl Pair {
         match self.socket(side, net)?.write(self.session.leaving(side)) {
             Moved::Bytes(n) => self.session.sent(side, n, turn),
             Moved::Nothing | Moved::End => return None,
-            Moved::Broken(error) => match self.session.is_connecting().filter(|_| side == Side::Upstream) {
+            Moved::Broken(error) => match self.session.upstream_under_way().filter(|_| side == Side::Upstream) {
                 None => self.session.deafened(side, &error, turn),
                 Some(upstream) => {
                     net.upstreams.note_failure(upstream, turn.now);

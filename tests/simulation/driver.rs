@@ -238,7 +238,7 @@ impl Pair {
         if noted.is_due && self.session.deadline().is_some_and(|deadline| deadline <= turn.now) {
             let (number, id) = (self.number, self.id());
             context.note(|| format!("session {number} is late"));
-            if let Some(upstream) = self.session.is_connecting() {
+            if let Some(upstream) = self.session.upstream_under_way() {
                 net.upstreams.note_failure(upstream, turn.now);
             }
             if self.session.is_tunnel() {
@@ -304,7 +304,7 @@ impl Pair {
         match moved {
             Moved::Some(n) => self.session.sent(side, n, turn),
             Moved::WouldBlock | Moved::End => return None,
-            Moved::Broken(why) => match self.session.is_connecting().filter(|_| side == Side::Upstream) {
+            Moved::Broken(why) => match self.session.upstream_under_way().filter(|_| side == Side::Upstream) {
                 None => self.session.deafened(side, &why, turn),
                 Some(upstream) => {
                     net.upstreams.note_failure(upstream, turn.now);
