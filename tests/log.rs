@@ -247,6 +247,20 @@ fn a_line_says_by_whom_a_tunnel_was_reset() {
 }
 
 #[test]
+fn a_refused_request_is_told_by_its_first_line() {
+    let (proxy, _origin) = proxy_and_origin();
+    for (sent, told) in
+        [("TRACE /x HTTP/1.1\r\nHost: a\r\n\r\n", "TRACE /x HTTP/1.1"), ("\x16\x03\x01", "\\x16\\x03\\x01")]
+    {
+        let mut client = Client::connect(&proxy);
+        client.send(sent);
+        client.response();
+        let line = keys(&proxy.wait_for_log(&[&client.address().to_string(), "end=rejected"]));
+        assert_eq!(line.get("line").map(String::as_str), Some(told), "{line:?}");
+    }
+}
+
+#[test]
 fn hostile_bytes_are_escaped_and_forge_nothing() {
     let (proxy, _origin) = proxy_and_origin();
     let inputs: [&[u8]; 9] = [

@@ -113,6 +113,7 @@ impl Exchange {
             Ok(None) => return Begun::Partial,
             Ok(Some(parsed)) => parsed,
             Err(reject) => {
+                record.note_line(flow.pending());
                 return Begun::Answer(Box::new(Exchange::refused(policy.clone(), record)), Cause::Reject(reject));
             }
         };

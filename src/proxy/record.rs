@@ -21,6 +21,9 @@ impl fmt::Display for Number {
     }
 }
 
+/// Bytes of a refused request's first line that the log shows.
+const LINE_BYTES_SHOWN: usize = 256;
+
 /// What is remembered of an exchange until its line is written.
 #[derive(Debug)]
 pub struct Record {
@@ -93,6 +96,15 @@ impl Record {
                 Quoted(host.as_bytes()),
                 Quoted(target.as_bytes())
             );
+        }
+    }
+
+    /// Remembers the first line of what could not be understood as a request, if the log is on.
+    pub fn note_line(&mut self, bytes: &[u8]) {
+        if log::log_enabled!(log::Level::Info) {
+            let line = bytes.trim_ascii_start().split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
+            let shown = line.get(..LINE_BYTES_SHOWN).unwrap_or(line);
+            let _ = write!(self.asked, "method=- host=- target=- line={}", Quoted(shown));
         }
     }
 
