@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::str::FromStr;
 
 use hawkey::Config;
+use hawkey::http::target;
 use hawkey::proxy::policy::Upstream;
 use hawkey::proxy::route::{Answer, Route};
 
@@ -46,7 +47,11 @@ impl FromStr for Target {
                 text.escape_debug()
             ));
         }
-        Ok(Target { host: host.to_owned(), path: if path.is_empty() { "/" } else { path }.to_owned() })
+        // Routes see what is forwarded: what browsers leave as it is, encoded.
+        let path = if path.is_empty() { "/" } else { path };
+        let forwarded =
+            target::Target::parse("GET", path).map_err(|reject| format!("`{path}` is answered with 400: {reject}"))?;
+        Ok(Target { host: host.to_owned(), path: forwarded.path().to_owned() })
     }
 }
 
@@ -128,12 +133,22 @@ mod tests {
             ("example.com:80", "example.com", "/"),
             ("/api?to=http://x/", "", "/api"),
             ("/", "", "/"),
+            ("a/b|c?d|", "a", "/b%7Cc"),
         ];
         for (text, host, path) in cases {
             assert_eq!(text.parse(), Ok(Target { host: host.into(), path: path.into() }), "{text}");
         }
-        for text in ["", "ftp://example.com/", "http:///x", "http://a:http/", "http://a:65536/", "http://u@a/", "/a b"]
-        {
+        for text in [
+            "",
+            "ftp://example.com/",
+            "http:///x",
+            "http://a:http/",
+            "http://a:65536/",
+            "http://u@a/",
+            "/a b",
+            "/a\\b",
+            "/%",
+        ] {
             assert!(text.parse::<Target>().is_err(), "`{text}` was taken");
         }
     }

@@ -35,8 +35,8 @@ pub fn request_head(input: &[u8]) {
 }
 
 /// As an exchange gives it: origin-form has a path.
-fn with_slash<'t>(target: &Target<'t>) -> (&'static str, &'t str) {
-    let text = target.path_and_query;
+fn with_slash<'t>(target: &'t Target<'_>) -> (&'static str, &'t str) {
+    let text = &*target.path_and_query;
     if text.is_empty() || text.starts_with('?') { ("/", text) } else { ("", text) }
 }
 
@@ -63,6 +63,20 @@ fn agree_at_any_cut(input: &[u8], what: &str, parse: &dyn Fn(&[u8]) -> Option<Op
         }
     }
     accepted
+}
+
+/// A query in which what browsers leave as it is stands encoded.
+fn encoded(query: &str) -> String {
+    let mut encoded = String::new();
+    for (at, c) in query.char_indices() {
+        let digits = query[at + c.len_utf8()..].bytes().take(2).filter(u8::is_ascii_hexdigit).count();
+        match c {
+            '\\' | '^' | '`' | '{' | '}' => encoded += &format!("%{:02X}", c as u32),
+            '%' if digits < 2 => encoded += "%25",
+            c => encoded.push(c),
+        }
+    }
+    encoded
 }
 
 /// A request as the second reader understands it.
@@ -106,6 +120,11 @@ impl Request {
             "" => "/".to_owned(),
             query if query.starts_with('?') => format!("/{query}"),
             target => target.to_owned(),
+        };
+        let target = target.replace('|', "%7C");
+        let target = match target.split_once('?') {
+            Some((path, query)) => format!("{path}?{}", encoded(query)),
+            None => target,
         };
         let body = head.request_body()?;
         if body == Body::Chunked && !is_http_1_1 {

@@ -38,7 +38,7 @@ pub fn route(input: &[u8]) {
     }
     if let Some(found) = found {
         for strip in [false, true] {
-            check_stripped(&Route { strip, ..found.clone() }, target.path_and_query, input);
+            check_stripped(&Route { strip, ..found.clone() }, &target.path_and_query, input);
         }
     }
 }
@@ -75,14 +75,22 @@ fn check_stripped(route: &Route, target: &str, input: &[u8]) {
 }
 
 fn check_target(target: &Target<'_>, input: &[u8]) {
-    let text = target.path_and_query;
-    assert!(text.bytes().all(|byte| byte.is_ascii_graphic()), "the target {text:?}: {}", Shown(input));
+    let text = &*target.path_and_query;
+    assert!(is_uri(text), "the target {text:?}: {}", Shown(input));
     let path = text.split('?').next().filter(|path| !path.is_empty()).unwrap_or("/");
     assert_eq!(target.path(), path, "the path of {text:?}: {}", Shown(input));
     assert!(path.starts_with('/'), "the path {path:?}: {}", Shown(input));
     let plain = path.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "/");
     let is_up = plain.split('/').any(|segment| segment.split(';').next() == Some(".."));
     assert_eq!(target.has_dot_segments(), is_up, "whether {path:?} leads up: {}", Shown(input));
+}
+
+/// RFC 3986, 3.3 and 3.4, and brackets.
+pub fn is_uri(text: &str) -> bool {
+    let mut parts = text.split('%');
+    let is_plain =
+        |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?[]".contains(&byte));
+    parts.next().is_none_or(is_plain) && parts.all(|part| is_encoded(part) && is_plain(&part[2..]))
 }
 
 /// Reads a host; the part without the port, if it is sound.
@@ -109,8 +117,10 @@ fn authority<'a>(text: &'a [u8], input: &[u8]) -> Option<&'a str> {
 fn is_name(host: &str) -> bool {
     let mut parts = host.split('%');
     let is_plain = |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte));
-    let is_encoded = |part: &str| {
-        part.is_char_boundary(2) && part.get(..2).is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))
-    };
     parts.next().is_none_or(is_plain) && parts.all(|part| is_encoded(part) && is_plain(&part[2..]))
+}
+
+/// Whether two hexadecimal digits stand behind a percent sign.
+fn is_encoded(part: &str) -> bool {
+    part.get(..2).is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }

@@ -218,7 +218,7 @@ mod tests {
         let (head, _) = RequestHead::parse(text.as_bytes(), &mut storage, &Limits::default()).unwrap().unwrap();
         let client = Some("192.0.2.7".parse().unwrap());
         let mut out = Vec::new();
-        request(&head, &Forwarding { target: ("", head.target.path_and_query), client, trusted }, &mut out);
+        request(&head, &Forwarding { target: ("", &head.target.path_and_query), client, trusted }, &mut out);
         String::from_utf8(out).unwrap()
     }
 

@@ -138,10 +138,9 @@ impl<'a> RequestHead<'a> {
         if matches!(method, "CONNECT" | "TRACE") {
             return Err(Reject::Method);
         }
-        let target = Target::parse(method, target)?;
         let mut head = RequestHead {
             method,
-            target,
+            target: Target::parse(method, target)?,
             version,
             fields,
             authority: None,
@@ -184,12 +183,12 @@ impl<'a> RequestHead<'a> {
         }
         match (head.authority, version) {
             (None, Version::Http11) => return Err(Reject::Malformed("Host is missing")),
-            (Some(host), _) if host.text.is_empty() && target.authority.is_some() => {
+            (Some(host), _) if host.text.is_empty() && head.target.authority.is_some() => {
                 return Err(Reject::Malformed("Host is empty"));
             }
             _ => {}
         }
-        head.authority = target.authority.or(head.authority);
+        head.authority = head.target.authority.or(head.authority);
         head.framing = declared.of_request(version)?;
         head.asks_for_websocket =
             names_websocket && head.options.upgrade && method == "GET" && version == Version::Http11;

@@ -1,17 +1,21 @@
 //! The request target and the authority: what they may hold, and where a target leads.
 //!
-//! Nothing is decoded or tidied: a request is routed by the same bytes that are forwarded.
+//! Nothing is decoded or tidied, and a request is routed by the same bytes that are forwarded. The few bytes that browsers leave
+//! as they are although RFC 3986 knows them only percent-encoded are encoded here, before anything else is done with a target.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
 
 use crate::http::reject::Reject;
 
 /// A request target (RFC 9112, 3.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target<'a> {
     /// The authority of an absolute-form target; it outranks Host (RFC 9112, 3.2.2).
     pub authority: Option<Authority<'a>>,
     /// Path and query in origin-form, or `*`. Of an absolute-form target what stands behind the authority, which may be
     /// empty or begin with the query.
-    pub path_and_query: &'a str,
+    pub path_and_query: Cow<'a, str>,
 }
 
 /// A host and perhaps a port, as in Host and in absolute-form targets.
@@ -27,13 +31,10 @@ impl<'a> Target<'a> {
     /// Understands `text` as the target of a request with `method`.
     pub fn parse(method: &str, text: &'a str) -> Result<Target<'a>, Reject> {
         if text == "*" && method == "OPTIONS" {
-            return Ok(Target { authority: None, path_and_query: text });
-        }
-        if !text.bytes().all(may_stand_in_target) {
-            return Err(Reject::Malformed("the target holds a byte that must be percent-encoded"));
+            return Ok(Target { authority: None, path_and_query: text.into() });
         }
         if text.starts_with('/') {
-            return Target { authority: None, path_and_query: text }.with_one_reading();
+            return Ok(Target { authority: None, path_and_query: encoded(text)? });
         }
         let rest = ["http://", "https://"]
             .iter()
@@ -49,20 +50,12 @@ impl<'a> Target<'a> {
             .ok_or(Reject::Malformed("the target's authority is not a host and a port"))?;
         // RFC 9112, 3.2.4: OPTIONS for a server without a path is `*` for the server behind the last proxy.
         let path_and_query = if method == "OPTIONS" && path_and_query.is_empty() { "*" } else { path_and_query };
-        Target { authority: Some(authority), path_and_query }.with_one_reading()
-    }
-
-    /// What browsers leave as it is in a query, they encode in a path; and a backslash there is a slash to some servers.
-    fn with_one_reading(self) -> Result<Target<'a>, Reject> {
-        if self.path().contains(['\\', '^', '`', '{', '}']) {
-            return Err(Reject::Malformed("the path holds a byte that must be percent-encoded"));
-        }
-        Ok(self)
+        Ok(Target { authority: Some(authority), path_and_query: encoded(path_and_query)? })
     }
 
     /// The path, by which a request is routed: never empty.
-    pub fn path(&self) -> &'a str {
-        let path = self.path_and_query.split_once('?').map_or(self.path_and_query, |(path, _)| path);
+    pub fn path(&self) -> &str {
+        let path = self.path_and_query.split_once('?').map_or(&*self.path_and_query, |(path, _)| path);
         if path.is_empty() { "/" } else { path }
     }
 
@@ -100,10 +93,43 @@ fn separator(text: &str) -> Option<&str> {
     ["/", "\\", "%2f", "%2F", "%5c", "%5C"].iter().find_map(|separator| text.strip_prefix(separator))
 }
 
-/// RFC 3986 knows fewer bytes, but browsers leave `|` as it is in a path, and ``\ ^ ` { | }`` in a query, where each has one
-/// reading. White space, quotes, angle brackets, `#` and bytes beyond ASCII are encoded by every client.
-fn may_stand_in_target(byte: u8) -> bool {
-    byte.is_ascii_graphic() && !matches!(byte, b'"' | b'<' | b'>' | b'#')
+/// A path and query in which every byte may stand (RFC 3986, 3.3 and 3.4): what browsers leave as it is, encoded; anything else
+/// refused.
+fn encoded(text: &str) -> Result<Cow<'_, str>, Reject> {
+    let query_at = text.find('?').unwrap_or(text.len());
+    let strays = text.bytes().enumerate().filter(|(at, byte)| match byte {
+        b'%' => !encodes_a_byte(text, *at),
+        byte => !may_stand(*byte),
+    });
+    let (mut out, mut copied) = (String::new(), 0);
+    for (at, byte) in strays {
+        let part = text.get(copied..at).filter(|_| is_left_by_browsers(byte, at > query_at));
+        out.push_str(part.ok_or(Reject::Malformed("the target holds a byte that must be percent-encoded"))?);
+        let _ = write!(out, "%{byte:02X}");
+        copied = at.saturating_add(1);
+    }
+    if copied == 0 {
+        return Ok(text.into());
+    }
+    out.push_str(text.get(copied..).unwrap_or_default());
+    Ok(out.into())
+}
+
+/// Whether two hexadecimal digits follow the percent sign that stands `at` a place of `text`.
+fn encodes_a_byte(text: &str, at: usize) -> bool {
+    text.bytes().skip(at).skip(1).take(2).filter(u8::is_ascii_hexdigit).count() == 2
+}
+
+/// RFC 3986, 3.3 and 3.4: `pchar`, slashes and question marks. And brackets, which it reserves: `?a[]=b` is all over the web, and
+/// read alike everywhere.
+fn may_stand(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:@/?[]".contains(&byte)
+}
+
+/// What the URL standard of browsers does not encode. In a path they encode all of it but `|`, and have servers that disagree
+/// about it: a backslash is a slash to some.
+fn is_left_by_browsers(byte: u8, in_query: bool) -> bool {
+    byte == b'|' || (in_query && matches!(byte, b'%' | b'\\' | b'^' | b'`' | b'{' | b'}'))
 }
 
 impl<'a> Authority<'a> {
@@ -157,7 +183,7 @@ mod tests {
         let cases = [
             ("GET", "/", None, "/"),
             ("GET", "/a?b=/../c", None, "/a"),
-            ("GET", "/?q={a|b}^`\\", None, "/"),
+            ("GET", "/a|b?q={a|b}^`\\", None, "/a%7Cb"),
             ("GET", "http://h", Some("h"), "/"),
             ("GET", "HTTP://h:80/x", Some("h:80"), "/x"),
             ("GET", "http://h?x", Some("h"), "/"),
@@ -172,6 +198,23 @@ mod tests {
     }
 
     #[test]
+    fn what_browsers_leave_as_it_is_leaves_encoded() {
+        for (text, path_and_query) in [
+            ("/a[1]?b[]=%20%7c", "/a[1]?b[]=%20%7c"),
+            ("/a|b||", "/a%7Cb%7C%7C"),
+            ("/|?|", "/%7C?%7C"),
+            ("/?\\^`{|}", "/?%5C%5E%60%7B%7C%7D"),
+            ("/?100%&b=%zz%4%", "/?100%25&b=%25zz%254%25"),
+            ("http://h?{}", "?%7B%7D"),
+        ] {
+            let target = Target::parse("GET", text).unwrap();
+            assert_eq!(target.path_and_query, path_and_query, "{text}");
+            let is_as_it_was = matches!(target.path_and_query, Cow::Borrowed(_));
+            assert_eq!(is_as_it_was, text == path_and_query, "{text}: only what changes is copied");
+        }
+    }
+
+    #[test]
     fn what_is_no_target_is_refused() {
         for text in [
             "foo",
@@ -181,6 +224,9 @@ mod tests {
             "/\u{e9}",
             "/a\"",
             "/a\\b",
+            "/a%",
+            "/a%2",
+            "/a%zz?b",
             "http://h/\\x",
             "/<",
             "/>",
@@ -229,10 +275,10 @@ mod tests {
             "/a%5c..",
             "/a\\..\\b",
         ] {
-            assert!(Target { authority: None, path_and_query: path }.has_dot_segments(), "{path}");
+            assert!(Target { authority: None, path_and_query: path.into() }.has_dot_segments(), "{path}");
         }
         for path in ["/", "/.", "/...", "/a..", "/..a/b", "/a/.b./", "/a?/../", "/%2e", "//", "*", "/..%20"] {
-            assert!(!Target { authority: None, path_and_query: path }.has_dot_segments(), "{path}");
+            assert!(!Target { authority: None, path_and_query: path.into() }.has_dot_segments(), "{path}");
         }
     }
 }

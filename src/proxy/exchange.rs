@@ -121,7 +121,7 @@ impl Exchange {
         record.note_request(
             head.method,
             head.authority.map_or("", |authority| authority.text),
-            head.target.path_and_query,
+            &head.target.path_and_query,
         );
         let mut exchange = Box::new(Exchange {
             keep: head.is_persistent() && !turn.stopping,
@@ -150,7 +150,7 @@ impl Exchange {
                 Some(Cause::Reject(Reject::Malformed("a `..` segment in the path")))
             }
             Some(route) => {
-                let target = match route.stripped(head.target.path_and_query) {
+                let target = match route.stripped(&head.target.path_and_query) {
                     // The whole server, as OPTIONS asks of it, has no path to strip.
                     _ if head.target.path_and_query == "*" => ("", "*"),
                     stripped => stripped,

@@ -156,12 +156,12 @@ fn request_line(line: &str) -> Result<String, String> {
     let wrong = || format!("a request line {line:?}");
     let words: Vec<_> = line.split(' ').collect();
     let [method, target, "HTTP/1.1"] = words.as_slice() else { return Err(wrong()) };
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    // RFC 3986, 3.3 and 3.4; and what browsers leave as it is (docs/decisions/0003).
-    let is_sound = |text: &str, also: &str| {
-        text.chars().all(|c| c.is_ascii_alphanumeric() || "-._~%!$&'()*+,;=:@/|".contains(c) || also.contains(c))
-    };
-    let is_origin_form = path.starts_with('/') && is_sound(path, "[]") && is_sound(query, "?[]\\^`{}");
+    // RFC 3986, 3.3 and 3.4; and brackets (docs/decisions/0003).
+    let is_plain = |part: &str| part.chars().all(|c| c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:@/?[]".contains(c));
+    let is_encoded = |part: &str| part.get(..2).is_some_and(|two| two.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    let mut parts = target.split('%');
+    let is_sound = parts.next().is_some_and(is_plain) && parts.all(|part| is_encoded(part) && is_plain(&part[2..]));
+    let is_origin_form = target.starts_with('/') && is_sound;
     if !is_token(method) || !(is_origin_form || (*target == "*" && *method == "OPTIONS")) {
         return Err(wrong());
     }
