@@ -220,7 +220,6 @@ fn fields() -> impl Strategy<Value = String> {
 #[derive(Clone, Debug)]
 struct Request {
     method: String,
-    target: String,
     host: String,
     body: Body,
     wire: Bytes,
@@ -243,7 +242,7 @@ fn request() -> impl Strategy<Value = Request> {
                 body.fields()
             );
             let wire = Bytes([head.as_bytes(), body.wire()].concat());
-            Request { method, target, host: absolute.unwrap_or(host), body, wire }
+            Request { method, host: absolute.unwrap_or(host), body, wire }
         },
     )
 }

@@ -22,7 +22,7 @@ use crate::proxy::turn::Turn;
 use crate::server::deadlines::{Deadlines, Tick};
 use crate::server::journal;
 use crate::server::listener::Listener;
-use crate::server::pair::{Driven, Net, Pair};
+use crate::server::pair::{BUDGET, Driven, Net, Pair};
 use crate::server::stop::{Stop, StopFlag};
 use crate::server::table::{Holder, PairKey, Table};
 use crate::server::upstreams::Upstreams;
@@ -31,6 +31,9 @@ use crate::server::upstreams::Upstreams;
 const EVENTS_MAX: usize = 200;
 /// Connections accepted in one turn and from one listener, so that a wave of them does not make tunnels wait.
 const ACCEPTS_MAX: usize = 16;
+/// What pairs that move much may spend in one turn, all of them together, before the kernel is asked who else has something to do:
+/// the budget of two.
+const BULK_SPENT_MAX: usize = 2 * BUDGET;
 /// How long accepting pauses when descriptors have run out and none of ours is given back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -63,8 +66,7 @@ pub struct EventLoop {
     /// A signal or a handle has woken the loop.
     is_asked: bool,
     pairs: Slab<Pair>,
-    /// Pairs that have something to do, each once.
-    queue: VecDeque<PairKey>,
+    queue: RunQueue,
     /// Pairs that have ended; their places are freed at the end of the turn.
     dead: Vec<PairKey>,
     deadlines: Deadlines,
@@ -121,7 +123,7 @@ impl EventLoop {
             // What came before the loop began has woken nobody.
             is_asked: true,
             pairs: Slab::with_capacity(TABLE_BYTES / size_of::<Pair>()),
-            queue: VecDeque::new(),
+            queue: RunQueue::default(),
             dead: Vec::new(),
             deadlines: Deadlines::with_bytes(now, TABLE_BYTES),
             net,
@@ -198,7 +200,7 @@ impl EventLoop {
             pair.armed = Tick::NEVER;
             if pair.session().deadline().is_some_and(|deadline| deadline <= self.turn.now) {
                 pair.noted.is_due = true;
-                enqueue(&mut self.queue, pair, key);
+                self.queue.push(pair, key);
             } else {
                 self.deadlines.arm(key, pair.session().deadline(), &mut pair.armed);
             }
@@ -208,9 +210,15 @@ impl EventLoop {
     fn act(&mut self) {
         self.heed();
         self.accept();
-        for _ in 0..self.queue.len() {
-            let Some(key) = self.queue.pop_front() else { break };
+        for _ in 0..self.queue.prompt.len() {
+            let Some(key) = self.queue.prompt.pop_front() else { break };
             self.drive(key);
+        }
+        let mut spent = 0;
+        while spent < BULK_SPENT_MAX
+            && let Some(key) = self.queue.bulk.pop_front()
+        {
+            spent += self.drive(key);
         }
         for key in self.net.upstreams.take_due(self.turn.now) {
             self.net.table.close(key);
@@ -238,8 +246,9 @@ impl EventLoop {
         self.lines_wait = journal::flush();
     }
 
-    fn drive(&mut self, key: PairKey) {
-        let Some(pair) = self.pairs.get_mut(key.0 as usize) else { return };
+    /// Drives a pair; what it spent of its budget.
+    fn drive(&mut self, key: PairKey) -> usize {
+        let Some(pair) = self.pairs.get_mut(key.0 as usize) else { return 0 };
         // A bug of ours in one session must not end the others. What a panic may leave half done is the session's own, and is
         // dropped with it; the turn's buffers are emptied before they are used.
         let driven = catch_unwind(AssertUnwindSafe(|| pair.drive(key, &mut self.net, &mut self.turn)));
@@ -247,10 +256,11 @@ impl EventLoop {
             Driven::Parked => self.deadlines.arm(key, pair.session().deadline(), &mut pair.armed),
             Driven::Again => {
                 self.deadlines.arm(key, pair.session().deadline(), &mut pair.armed);
-                enqueue(&mut self.queue, pair, key);
+                self.queue.push(pair, key);
             }
             Driven::Ended => self.dead.push(key),
         }
+        pair.spent()
     }
 
     // Accepting.
@@ -386,7 +396,7 @@ impl EventLoop {
 
 /// Marks the socket that `event` names, and queues the pair that holds it. On an idle connection nothing is expected: whatever
 /// comes, even an end, ends it.
-fn note_stream(event: &Event, net: &mut Net, pairs: &mut Slab<Pair>, queue: &mut VecDeque<PairKey>) {
+fn note_stream(event: &Event, net: &mut Net, pairs: &mut Slab<Pair>, queue: &mut RunQueue) {
     let Some((key, socket, holder)) = net.table.named(event.token()) else { return };
     socket.note(event);
     match holder {
@@ -401,15 +411,31 @@ fn note_stream(event: &Event, net: &mut Net, pairs: &mut Slab<Pair>, queue: &mut
             let side = if holder == Holder::Client(key) { Side::Client } else { Side::Upstream };
             pair.noted.hung_up |= side == Side::Client && event.is_read_closed();
             pair.noted.broke[side] |= event.is_error();
-            enqueue(queue, pair, key);
+            queue.push(pair, key);
         }
     }
 }
 
-fn enqueue(queue: &mut VecDeque<PairKey>, pair: &mut Pair, key: PairKey) {
-    if !pair.noted.is_queued {
-        pair.noted.is_queued = true;
-        queue.push_back(key);
+/// Pairs that have something to do, each in one line and once.
+///
+/// Who moves much is likely to go on, and waits in a line of its own, of which each turn takes only a few. So a small message
+/// waits for those few at the most, however many others move all they can, and each of those has its turn nevertheless.
+#[derive(Debug, Default)]
+struct RunQueue {
+    prompt: VecDeque<PairKey>,
+    bulk: VecDeque<PairKey>,
+}
+
+impl RunQueue {
+    fn push(&mut self, pair: &mut Pair, key: PairKey) {
+        if !std::mem::replace(&mut pair.noted.is_queued, true) {
+            let line = if pair.moves_bulk() { &mut self.bulk } else { &mut self.prompt };
+            line.push_back(key);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.prompt.is_empty() && self.bulk.is_empty()
     }
 }
 

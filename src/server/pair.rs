@@ -15,6 +15,9 @@ use crate::server::socket::{Moved, Socket};
 use crate::server::table::{Holder, PairKey, SocketKey, Table};
 use crate::server::upstreams::Upstreams;
 
+/// What a pair may move before the others have their turn, in bytes read and written: what one read brings, and its way out. A relay
+/// that drains a socket until it would block makes its neighbours wait for that long.
+pub const BUDGET: usize = 2 * READ_BYTES;
 /// What a write costs of the budget, however short: a client can ask for many small answers with few bytes.
 const WRITE_COST: usize = 1024;
 
@@ -40,6 +43,8 @@ pub struct Pair {
     pub armed: Tick,
     /// What the loop has taken note of since it was last driven.
     pub noted: Noted,
+    /// What was spent of the budget when it was last driven.
+    spent: u32,
 }
 
 /// What happened to a pair, to be told to its session when it is driven.
@@ -70,7 +75,17 @@ impl Pair {
     /// A session and the socket of its client.
     pub fn new(session: Session, client: SocketKey) -> Pair {
         let sockets = Both { client: Some(client), upstream: None };
-        Pair { session, sockets, armed: Tick::NEVER, noted: Noted::default() }
+        Pair { session, sockets, armed: Tick::NEVER, noted: Noted::default(), spent: 0 }
+    }
+
+    /// What was spent of the [`BUDGET`] when it was last driven.
+    pub fn spent(&self) -> usize {
+        self.spent as usize
+    }
+
+    /// Whether it moved much when it was last driven, and so will probably do again.
+    pub fn moves_bulk(&self) -> bool {
+        self.spent() >= BUDGET / 2
     }
 
     /// The session.
@@ -83,8 +98,7 @@ impl Pair {
         &mut self.session
     }
 
-    /// Tells the session what was noted, then moves bytes until nothing moves any more or the budget of [`READ_BYTES`] is
-    /// spent. A relay that drains a socket until it would block makes its neighbours wait for that long.
+    /// Tells the session what was noted, then moves bytes until nothing moves any more or the [`BUDGET`] is spent.
     pub fn drive(&mut self, key: PairKey, net: &mut Net, turn: &mut Turn) -> Driven {
         #[cfg(test)]
         tests::panic_if_cursed(&self.session);
@@ -98,7 +112,7 @@ impl Pair {
             }
             self.session.timed_out(turn);
         }
-        let mut budget = READ_BYTES;
+        let mut spent = 0;
         self.carry_out_steps(key, net, turn);
         loop {
             let mut cost = 0;
@@ -108,12 +122,13 @@ impl Pair {
             for side in Side::BOTH {
                 cost += self.write(side, net, turn).unwrap_or(0);
             }
-            budget = budget.saturating_sub(cost);
+            spent += cost;
             self.carry_out_steps(key, net, turn);
-            if cost == 0 || budget == 0 {
+            if cost == 0 || spent >= BUDGET {
                 break;
             }
         }
+        self.spent = spent as u32;
         self.tell_breaks(noted, net, turn);
         self.carry_out_steps(key, net, turn);
         self.session.settle(turn);
@@ -122,7 +137,7 @@ impl Pair {
             return Driven::Ended;
         }
         let has_more = |side| self.can_read(side, net) || self.can_write(side, net);
-        if budget == 0 && Side::BOTH.into_iter().any(has_more) { Driven::Again } else { Driven::Parked }
+        if spent >= BUDGET && Side::BOTH.into_iter().any(has_more) { Driven::Again } else { Driven::Parked }
     }
 
     /// Resets both sides of a session that can no longer be trusted.
@@ -168,7 +183,10 @@ impl Pair {
             return None;
         }
         match self.socket(side, net)?.write(self.session.leaving(side)) {
-            Moved::Bytes(n) => self.session.sent(side, n, turn),
+            Moved::Bytes(n) => {
+                self.session.sent(side, n, turn);
+                return Some(n.max(WRITE_COST));
+            }
             Moved::Nothing | Moved::End => return None,
             Moved::Broken(error) => match self.session.upstream_under_way().filter(|_| side == Side::Upstream) {
                 None => self.session.deafened(side, &error, turn),

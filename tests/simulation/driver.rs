@@ -182,7 +182,9 @@ impl Net {
     }
 }
 
-/// What a write costs of the budget.
+/// What a pair may spend before the others have their turn.
+const BUDGET: usize = 2 * READ_BYTES;
+/// What a write costs of the budget at the least.
 const WRITE_COST: usize = 1024;
 
 /// What happened to a pair since it was last driven.
@@ -246,7 +248,7 @@ impl Pair {
             }
             self.session.timed_out(turn);
         }
-        let mut budget = READ_BYTES;
+        let mut spent = 0;
         self.carry_out_steps(net, turn, context)?;
         loop {
             let mut cost = 0;
@@ -256,9 +258,9 @@ impl Pair {
             for side in Side::BOTH {
                 cost += self.write(side, net, turn, context).unwrap_or(0);
             }
-            budget = budget.saturating_sub(cost);
+            spent += cost;
             self.carry_out_steps(net, turn, context)?;
-            if cost == 0 || budget == 0 {
+            if cost == 0 || spent >= BUDGET {
                 break;
             }
         }
@@ -282,7 +284,7 @@ impl Pair {
             return Ok(());
         }
         let has_more = |side| self.can_read(side, net) || self.can_write(side, net);
-        self.is_queued = budget == 0 && Side::BOTH.into_iter().any(has_more);
+        self.is_queued = spent >= BUDGET && Side::BOTH.into_iter().any(has_more);
         Ok(())
     }
 
@@ -302,7 +304,10 @@ impl Pair {
         let number = self.number;
         context.note(|| format!("session {number} writes to the {}: {moved:?}", side.as_str()));
         match moved {
-            Moved::Some(n) => self.session.sent(side, n, turn),
+            Moved::Some(n) => {
+                self.session.sent(side, n, turn);
+                return Some(n.max(WRITE_COST));
+            }
             Moved::WouldBlock | Moved::End => return None,
             Moved::Broken(why) => match self.session.upstream_under_way().filter(|_| side == Side::Upstream) {
                 None => self.session.deafened(side, &why, turn),
