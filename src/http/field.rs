@@ -48,33 +48,35 @@ impl Meaning {
     pub fn of(name: &str) -> Meaning {
         use Meaning::*;
         let is = |known: &str| folded_eq(name, known);
-        let meaning = match name.len() {
-            2 if is("te") => HopByHop,
-            4 if is("host") => Host,
-            6 if is("expect") => Expect,
-            7 if is("upgrade") => Upgrade,
-            7 if is("trailer") => HopByHop,
-            9 if is("x-real-ip") => RealIp,
-            9 if is("forwarded") => Forwarded,
-            10 if is("connection") => Connection,
-            10 if is("keep-alive") => HopByHop,
-            12 if is("max-forwards") => MaxForwards,
-            12 if is("content-type") => ContentType,
-            14 if is("content-length") => ContentLength,
-            14 if is("http2-settings") => HopByHop,
-            15 if is("x-forwarded-for") => ForwardedFor,
-            16 if is("x-forwarded-host") => ForwardedHost,
-            16 if is("proxy-connection") => HopByHop,
-            17 if is("transfer-encoding") => TransferEncoding,
-            17 if is("x-forwarded-proto") => ForwardedProto,
-            17 if is("sec-websocket-key") => WebSocketKey,
-            18 if is("proxy-authenticate") => HopByHop,
-            19 if is("proxy-authorization") => HopByHop,
-            20 if is("sec-websocket-accept") => WebSocketAccept,
-            12.. if name.get(..12).is_some_and(|start| folded_eq(start, "x-forwarded-")) => Forwarded,
-            _ => Other,
+        // Length and first letter tell nearly all names apart at once.
+        let first = name.bytes().next().unwrap_or_default().to_ascii_lowercase();
+        let meaning = match (name.len(), first) {
+            (2, b't') if is("te") => HopByHop,
+            (4, b'h') if is("host") => Host,
+            (6, b'e') if is("expect") => Expect,
+            (7, b'u') if is("upgrade") => Upgrade,
+            (7, b't') if is("trailer") => HopByHop,
+            (9, b'x') if is("x-real-ip") => RealIp,
+            (9, b'f') if is("forwarded") => Forwarded,
+            (10, b'c') if is("connection") => Connection,
+            (10, b'k') if is("keep-alive") => HopByHop,
+            (12, b'm') if is("max-forwards") => MaxForwards,
+            (12, b'c') if is("content-type") => ContentType,
+            (14, b'c') if is("content-length") => ContentLength,
+            (14, b'h') if is("http2-settings") => HopByHop,
+            (15, b'x') if is("x-forwarded-for") => ForwardedFor,
+            (16, b'x') if is("x-forwarded-host") => ForwardedHost,
+            (16, b'p') if is("proxy-connection") => HopByHop,
+            (17, b't') if is("transfer-encoding") => TransferEncoding,
+            (17, b'x') if is("x-forwarded-proto") => ForwardedProto,
+            (17, b's') if is("sec-websocket-key") => WebSocketKey,
+            (18, b'p') if is("proxy-authenticate") => HopByHop,
+            (19, b'p') if is("proxy-authorization") => HopByHop,
+            (20, b's') if is("sec-websocket-accept") => WebSocketAccept,
+            (12.., b'x') if name.get(..12).is_some_and(|start| folded_eq(start, "x-forwarded-")) => Forwarded,
+            _ => return Other,
         };
-        if meaning != Other && name.contains('_') { Alias } else { meaning }
+        if name.bytes().any(|byte| byte == b'_') { Alias } else { meaning }
     }
 }
 

@@ -89,7 +89,9 @@ struct Told {
 
 fn put_origin_of(head: &RequestHead<'_>, forwarding: &Forwarding<'_>, told: Told, out: &mut Vec<u8>) {
     if let Some(client) = forwarding.client.filter(|_| !told.real_ip) {
-        let _ = write!(out, "X-Real-IP: {client}\r\n");
+        put(out, &["X-Real-IP: "]);
+        put_ip(out, client);
+        put(out, &["\r\n"]);
     }
     let before =
         head.fields.iter().filter(|field| forwarding.trusted && Meaning::of(field.name) == Meaning::ForwardedFor);
@@ -103,7 +105,8 @@ fn put_origin_of(head: &RequestHead<'_>, forwarding: &Forwarding<'_>, told: Told
             separator = ", ";
         }
         if let Some(client) = forwarding.client {
-            let _ = write!(out, "{separator}{client}");
+            put(out, &[separator]);
+            put_ip(out, client);
         }
         put(out, &["\r\n"]);
     }
@@ -179,19 +182,52 @@ fn ends_here(field: &Header<'_>, fields: &[Header<'_>], options: ConnectionOptio
 }
 
 fn put_status(head: &ResponseHead<'_>, version: Version, out: &mut Vec<u8>) {
-    put(out, &[version.as_str()]);
-    let _ = write!(out, " {:03} ", head.status);
-    put(out, &[head.reason, "\r\n"]);
+    put(out, &[version.as_str(), " "]);
+    // Of three digits, as every head that exists has.
+    put_number(out, head.status.into());
+    put(out, &[" ", head.reason, "\r\n"]);
 }
 
 fn put_length(out: &mut Vec<u8>, bytes: u64) {
-    let _ = write!(out, "Content-Length: {bytes}\r\n");
+    put(out, &["Content-Length: "]);
+    put_number(out, bytes);
+    put(out, &["\r\n"]);
 }
 
 fn put_field(out: &mut Vec<u8>, field: &Header<'_>) {
     put(out, &[field.name, ": "]);
     out.extend_from_slice(field.value);
     put(out, &["\r\n"]);
+}
+
+/// As `write!` does it, which takes six times as many instructions: addresses and lengths were a sixth of all that a GET costs.
+fn put_number(out: &mut Vec<u8>, number: u64) {
+    let mut digits = [0; 20];
+    let mut rest = number;
+    let mut used = 0_usize;
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' | (rest % 10) as u8;
+        rest /= 10;
+        used = used.saturating_add(1);
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(digits.get(digits.len().saturating_sub(used)..).unwrap_or_default());
+}
+
+fn put_ip(out: &mut Vec<u8>, ip: IpAddr) {
+    match ip {
+        IpAddr::V4(ip) => {
+            for (place, octet) in ip.octets().into_iter().enumerate() {
+                put(out, &[if place == 0 { "" } else { "." }]);
+                put_number(out, octet.into());
+            }
+        }
+        IpAddr::V6(ip) => {
+            let _ = write!(out, "{ip}");
+        }
+    }
 }
 
 fn put(out: &mut Vec<u8>, parts: &[&str]) {
@@ -295,6 +331,20 @@ mod tests {
             text.starts_with("GET /x HTTP/1.1\r\nHost: b:81\r\n") && text.contains("X-Forwarded-Host: b:81\r\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn numbers_and_addresses_are_as_they_are_displayed() {
+        for number in [0, 7, 10, 255, 999, 1000, u64::MAX] {
+            let mut out = Vec::new();
+            put_number(&mut out, number);
+            assert_eq!(String::from_utf8(out).unwrap(), number.to_string());
+        }
+        for ip in ["0.0.0.0", "255.10.100.9", "::1", "2001:db8::ff00:42:8329"] {
+            let mut out = Vec::new();
+            put_ip(&mut out, ip.parse().unwrap());
+            assert_eq!(String::from_utf8(out).unwrap(), ip);
+        }
     }
 
     #[test]

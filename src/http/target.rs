@@ -63,6 +63,10 @@ impl<'a> Target<'a> {
     /// or percent-encoded, possibly with parameters behind it.
     pub fn has_dot_segments(&self) -> bool {
         let mut rest = self.path();
+        // Most paths have nothing of the kind, and need no walk along their segments.
+        if !rest.contains('%') && !rest.contains("..") {
+            return false;
+        }
         loop {
             let after_dots = dot(rest).and_then(dot);
             if after_dots.is_some_and(|after| after.is_empty() || after.starts_with(';') || separator(after).is_some())
@@ -96,6 +100,9 @@ fn separator(text: &str) -> Option<&str> {
 /// A path and query in which every byte may stand (RFC 3986, 3.3 and 3.4): what browsers leave as it is, encoded; anything else
 /// refused.
 fn encoded(text: &str) -> Result<Cow<'_, str>, Reject> {
+    if text.bytes().all(|byte| byte != b'%' && may_stand(byte)) {
+        return Ok(text.into());
+    }
     let query_at = text.find('?').unwrap_or(text.len());
     let strays = text.bytes().enumerate().filter(|(at, byte)| match byte {
         b'%' => !encodes_a_byte(text, *at),
@@ -123,7 +130,9 @@ fn encodes_a_byte(text: &str, at: usize) -> bool {
 /// RFC 3986, 3.3 and 3.4: `pchar`, slashes and question marks. And brackets, which it reserves: `?a[]=b` is all over the web, and
 /// read alike everywhere.
 fn may_stand(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:@/?[]".contains(&byte)
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+')
+        || matches!(byte, b',' | b';' | b'=' | b':' | b'@' | b'/' | b'?' | b'[' | b']')
 }
 
 /// What the URL standard of browsers does not encode. In a path they encode all of it but `|`, and have servers that disagree
@@ -144,7 +153,9 @@ impl<'a> Authority<'a> {
             inside.parse::<std::net::Ipv6Addr>().ok()?;
             (host, if after.is_empty() { None } else { Some(after.strip_prefix(':')?) })
         } else {
-            let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
+            let colon = text.bytes().position(|byte| byte == b':').unwrap_or(text.len());
+            let (host, after) = text.split_at_checked(colon)?;
+            let port = after.strip_prefix(':');
             if !is_name(host) || (host.is_empty() && port.is_some()) {
                 return None;
             }
