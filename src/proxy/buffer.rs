@@ -25,7 +25,15 @@ pub struct Buffer {
 
 impl Buffer {
     fn with_capacity(capacity: usize) -> Buffer {
-        Buffer { bytes: vec![0; capacity].into_boxed_slice(), start: 0, sent: 0, cleared: 0, end: 0 }
+        let mut buffer = Buffer { bytes: vec![0; capacity].into_boxed_slice(), start: 0, sent: 0, cleared: 0, end: 0 };
+        buffer.empty();
+        buffer
+    }
+
+    /// Drops everything, and leaves headroom.
+    fn empty(&mut self) {
+        let at = HEADROOM.min(self.bytes.len());
+        (self.start, self.sent, self.cleared, self.end) = (at, at, at, at);
     }
 
     /// A buffer that holds `bytes` and no room; all of it may leave.
@@ -72,7 +80,7 @@ impl Buffer {
     /// Room for at least one more read, as far as there is any: moves the content to the front when the end is reached.
     pub fn room(&mut self) -> &mut [u8] {
         if self.is_empty() {
-            self.move_to(HEADROOM.min(self.bytes.len()));
+            self.empty();
         } else if self.end == self.bytes.len() && self.start > HEADROOM {
             self.move_to(HEADROOM);
         }
@@ -223,7 +231,7 @@ impl Pool {
     /// Takes a buffer back. A small one is freed, and so is a large one that is too many.
     pub fn take_back(&mut self, mut buffer: Box<Buffer>) {
         if buffer.is_large() && self.spare.len() < SPARE_MAX {
-            (buffer.start, buffer.sent, buffer.cleared, buffer.end) = (0, 0, 0, 0);
+            buffer.empty();
             self.spare.push(buffer);
         }
     }

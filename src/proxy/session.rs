@@ -109,12 +109,12 @@ impl Session {
 
     /// Whether there are bytes for this side. Towards an upstream whose connection is under way, writing is how it is tried.
     pub fn wants_write(&self, to: Side) -> bool {
-        let has_upstream = match &self.phase {
+        let has_upstream = || match &self.phase {
             Phase::Connect { under_way, .. } => *under_way,
             Phase::Exchange(_) | Phase::Tunnel(_) => true,
             Phase::Head { .. } | Phase::Finish(_) | Phase::Linger | Phase::Closed => false,
         };
-        (to == Side::Client || has_upstream) && !self.flows[to.other()].is_drained()
+        !self.flows[to.other()].is_drained() && (to == Side::Client || has_upstream())
     }
 
     /// When to call [`timed_out`](Session::timed_out). It may move at every fact; `None` is never.

@@ -46,6 +46,9 @@ impl Steps {
 
     /// The first step, which is no longer there then.
     pub fn take(&mut self) -> Option<Step> {
+        if self.0 == 0 {
+            return None;
+        }
         let step = ORDER.get(self.0.trailing_zeros() as usize).copied();
         self.0 &= self.0.wrapping_sub(1);
         step

@@ -22,13 +22,20 @@ impl Tick {
 #[derive(Debug)]
 pub struct Deadlines {
     origin: Instant,
+    /// The last tick that has passed.
+    now: Tick,
     entries: BinaryHeap<Reverse<(Tick, PairKey)>>,
 }
 
 impl Deadlines {
     /// No entries, and room for so many bytes of them; `origin` is tick 0.
     pub fn with_bytes(origin: Instant, bytes: usize) -> Deadlines {
-        Deadlines { origin, entries: BinaryHeap::with_capacity(bytes / size_of::<(Tick, PairKey)>()) }
+        Deadlines { origin, now: Tick(0), entries: BinaryHeap::with_capacity(bytes / size_of::<(Tick, PairKey)>()) }
+    }
+
+    /// It is `now`.
+    pub fn begin(&mut self, now: Instant) {
+        self.now = Tick(u64::try_from(now.saturating_duration_since(self.origin).as_millis()).unwrap_or(u64::MAX));
     }
 
     /// Sees to it that `key` is looked at when `deadline` comes. `armed` is when that will be anyway, and is updated.
@@ -41,10 +48,10 @@ impl Deadlines {
         }
     }
 
-    /// The next entry that has fired by `now`. It counts if its session is still armed for this tick.
-    pub fn next_fired(&mut self, now: Instant) -> Option<(Tick, PairKey)> {
+    /// The next entry that has fired. It counts if its session is still armed for this tick.
+    pub fn next_fired(&mut self) -> Option<(Tick, PairKey)> {
         let Reverse((tick, _)) = self.entries.peek()?;
-        if self.instant(*tick) > now {
+        if *tick > self.now {
             return None;
         }
         self.entries.pop().map(|Reverse(entry)| entry)
@@ -60,18 +67,15 @@ impl Deadlines {
         self.entries.retain(|Reverse((tick, key))| counts(*tick, *key));
     }
 
-    /// When the next entry fires.
-    pub fn next(&self) -> Option<Instant> {
-        self.entries.peek().map(|Reverse((tick, _))| self.instant(*tick))
+    /// How long it is until the next entry fires.
+    pub fn next_in(&self) -> Option<Duration> {
+        self.entries.peek().map(|Reverse((tick, _))| Duration::from_millis(tick.0.saturating_sub(self.now.0)))
     }
 
     fn tick(&self, instant: Instant) -> Tick {
         let since = instant.saturating_duration_since(self.origin);
-        Tick(u64::try_from(since.as_micros().div_ceil(1000)).unwrap_or(u64::MAX))
-    }
-
-    fn instant(&self, tick: Tick) -> Instant {
-        self.origin + Duration::from_millis(tick.0)
+        let millis = u64::from(since.subsec_nanos().div_ceil(1_000_000));
+        Tick(since.as_secs().saturating_mul(1000).saturating_add(millis))
     }
 }
 
@@ -90,11 +94,14 @@ mod tests {
         deadlines.arm(PairKey(2), at(300), &mut two);
         deadlines.arm(PairKey(2), at(50), &mut two);
         assert_eq!(deadlines.entries.len(), 3, "moving away adds no entry");
-        assert_eq!(deadlines.next(), at(50));
-        assert_eq!(deadlines.next_fired(origin + Duration::from_millis(49)), None);
-        assert_eq!(deadlines.next_fired(at(50).unwrap()), Some((two, PairKey(2))));
-        assert_eq!(deadlines.next_fired(at(100).unwrap()), Some((one, PairKey(1))));
-        let (stale, key) = deadlines.next_fired(at(300).unwrap()).unwrap();
+        let mut fired_at = |millis| {
+            deadlines.begin(origin + Duration::from_millis(millis));
+            (deadlines.next_in().map(|wait| wait.as_millis()), deadlines.next_fired())
+        };
+        assert_eq!(fired_at(49), (Some(1), None));
+        assert_eq!(fired_at(50), (Some(0), Some((two, PairKey(2)))));
+        assert_eq!(fired_at(100), (Some(0), Some((one, PairKey(1)))));
+        let (stale, key) = fired_at(301).1.unwrap();
         assert!(key == PairKey(2) && stale != two, "an entry that was overtaken no longer counts");
     }
 
@@ -105,6 +112,10 @@ mod tests {
         let mut armed = Tick::NEVER;
         let deadline = origin + Duration::from_micros(1_234_567);
         deadlines.arm(PairKey(1), Some(deadline), &mut armed);
-        assert_eq!(deadlines.next(), Some(origin + Duration::from_millis(1235)));
+        for (micros, wait) in [(0, 1235), (1_234_000, 1), (1_234_999, 1), (1_235_000, 0)] {
+            deadlines.begin(origin + Duration::from_micros(micros));
+            assert_eq!(deadlines.next_in(), Some(Duration::from_millis(wait)), "after {micros} µs");
+            assert_eq!(deadlines.next_fired().is_some(), wait == 0, "after {micros} µs");
+        }
     }
 }

@@ -153,6 +153,7 @@ impl EventLoop {
     fn turn(&mut self) -> io::Result<()> {
         self.sleep()?;
         self.turn.now = Instant::now();
+        self.deadlines.begin(self.turn.now);
         self.take_note();
         self.act();
         self.bury();
@@ -169,8 +170,9 @@ impl EventLoop {
         } else {
             let paused = self.accept_paused_until.filter(|_| self.listeners.iter().any(|listener| listener.is_ready));
             let lines = self.lines_wait.then(|| self.turn.now + LINES_RETRY);
-            let wake = [self.deadlines.next(), self.net.upstreams.next_due(), paused, lines, self.stop_by];
-            wake.into_iter().flatten().min().map(|instant| instant.saturating_duration_since(self.turn.now))
+            let wake = [self.net.upstreams.next_due(), paused, lines, self.stop_by];
+            let waits = wake.into_iter().flatten().map(|instant| instant.saturating_duration_since(self.turn.now));
+            waits.chain(self.deadlines.next_in()).min()
         };
         match self.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
@@ -195,7 +197,7 @@ impl EventLoop {
                 None => note_stream(event, net, pairs, queue),
             }
         }
-        while let Some((tick, key)) = self.deadlines.next_fired(self.turn.now) {
+        while let Some((tick, key)) = self.deadlines.next_fired() {
             let Some(pair) = self.pairs.get_mut(key.0 as usize).filter(|pair| pair.armed == tick) else { continue };
             pair.armed = Tick::NEVER;
             if pair.session().deadline().is_some_and(|deadline| deadline <= self.turn.now) {

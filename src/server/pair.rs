@@ -155,9 +155,8 @@ impl Pair {
     /// A side that is read tells of its end or its error by itself, behind all that it has sent. One that is not read because
     /// the other takes nothing would never be heard.
     fn tell_breaks(&mut self, noted: Noted, net: &mut Net, turn: &mut Turn) {
-        for side in Side::BOTH {
-            if noted.broke[side]
-                && self.session.minds_loss(side)
+        for side in Side::BOTH.into_iter().filter(|side| noted.broke[*side]) {
+            if self.session.minds_loss(side)
                 && let Some(error) = self.socket(side, net).map(|socket| socket.error())
             {
                 self.session.broke(side, &error, turn);
@@ -166,7 +165,7 @@ impl Pair {
     }
 
     fn can_read(&self, side: Side, net: &Net) -> bool {
-        self.session.wants_read(side) && self.sockets[side].is_some_and(|key| net.table.is_readable(key))
+        self.sockets[side].is_some_and(|key| net.table.is_readable(key)) && self.session.wants_read(side)
     }
 
     fn can_write(&self, side: Side, net: &Net) -> bool {
