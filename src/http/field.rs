@@ -82,8 +82,13 @@ impl Meaning {
 
 /// Whether `name` is `known` (lower case) when case does not count and `_` is read as `-`.
 fn folded_eq(name: &str, known: &str) -> bool {
-    let fold = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-    name.len() == known.len() && name.bytes().zip(known.bytes()).all(|(ours, theirs)| fold(ours) == theirs)
+    // A letter and its capital differ in one bit, and so do no two other characters that a known name has.
+    let is_same = |(ours, theirs): (u8, u8)| match theirs {
+        b'-' => ours == b'-' || ours == b'_',
+        b'a'..=b'z' => ours | 0x20 == theirs,
+        _ => ours == theirs,
+    };
+    name.len() == known.len() && name.bytes().zip(known.bytes()).all(is_same)
 }
 
 /// The members of a comma-separated list (RFC 9110, 5.6.1), without the white space around them; empty ones are skipped.

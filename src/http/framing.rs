@@ -40,11 +40,12 @@ impl Declared {
     /// Takes note of a Content-Length: 1 to 19 digits, once. A second one, a list, a sign or an overflow is refused.
     pub fn note_length(&mut self, value: &[u8]) -> Result<(), Reject> {
         const WRONG: Reject = Reject::Malformed("Content-Length is not one number");
-        let digits = str::from_utf8(value).ok().filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
-        let length = digits
-            .and_then(|digits| digits.parse::<u64>().ok())
-            .filter(|length| *length <= i64::MAX as u64)
-            .ok_or(WRONG)?;
+        let add = |length: u64, byte: &u8| {
+            let digit = Some(byte.wrapping_sub(b'0')).filter(|digit| *digit <= 9)?;
+            length.checked_mul(10)?.checked_add(digit.into())
+        };
+        let length = value.iter().try_fold(0, add).filter(|length| *length <= i64::MAX as u64 && !value.is_empty());
+        let length = length.ok_or(WRONG)?;
         match self.length.replace(length) {
             None => Ok(()),
             Some(_) => Err(Reject::Malformed("Content-Length stands twice")),

@@ -381,10 +381,13 @@ fn other_version<T>(text: &[u8], arrived: usize, limits: &Limits) -> Result<Opti
 
 /// RFC 9112, 2.2, lets a recipient take a bare LF for a line end; not all do, so it has two readings.
 fn refuse_bare_lf(text: &[u8]) -> Result<(), Reject> {
-    let follows = std::iter::once(&0).chain(text).zip(text);
-    // Not `any`: without a way out the loop runs over many bytes at a time.
-    let bare = follows.fold(false, |bare, (before, byte)| bare | (*byte == b'\n' && *before != b'\r'));
-    if bare { Err(Reject::Malformed("a line that does not end in CRLF")) } else { Ok(()) }
+    let followed = text.iter().zip(text.get(1..).unwrap_or_default());
+    // Not `any`, and no `&&`: without a way out the loop runs over sixteen bytes at a time.
+    let bare = followed.fold(false, |bare, (before, byte)| bare | ((*byte == b'\n') & (*before != b'\r')));
+    if bare || text.starts_with(b"\n") {
+        return Err(Reject::Malformed("a line that does not end in CRLF"));
+    }
+    Ok(())
 }
 
 fn in_words(error: httparse::Error) -> &'static str {
