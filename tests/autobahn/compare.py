@@ -1,6 +1,6 @@
 """Runs Autobahn's fuzzing client against a `ws` server without and through hawkey, and compares the two case by case.
 
-The server is the same process both times, so whatever differs comes of hawkey. Its own mistakes are none of ours: they must only
+The server is the same program both times, so whatever differs comes of hawkey. Its own mistakes are none of ours: they must only
 be the same. Compared are the verdicts, the close code and reason, and how many frames of each opcode the server's side sent. A case
 that Autobahn gave up waiting for, or that was not over when all ended, did not finish, and is never called identical. The last line
 is `N identical, N different, N did not finish`; the reports stay where `--reports` says, with a page for each case.
@@ -66,10 +66,11 @@ def main():
 
 def fuzz(stage, tools, tally):
     """Lets two fuzzing clients talk to the server at the same time, each in its way, and tells `tally` what they find."""
-    server = stage.node(HERE / "echo_server.js")
-    hawkey = stage.hawkey(f"/={server.address}")
+    # Each way has a process of the server to itself, or the two would wait for the one thread in which it reads its frames.
+    servers = [stage.node(HERE / "echo_server.js") for _ in WAYS]
+    hawkey = stage.hawkey(f"/={servers[1].address}")
     clients = []
-    for way, program in zip(WAYS, (server, hawkey)):
+    for way, program in zip(WAYS, (servers[0], hawkey)):
         reports = tools.reports / way
         reports.mkdir(parents=True)
         specification = stage.folder / f"{way}.json"
@@ -86,7 +87,7 @@ def fuzz(stage, tools, tally):
         running = not all([client.ended() for client in clients])
         for way, client in zip(WAYS, clients):
             tally.hear(way, client.said())
-        for program in (server, hawkey):
+        for program in (*servers, hawkey):
             if program.ended():
                 raise Failure(f"{program.name} ended before the last case")
     for client in clients:
