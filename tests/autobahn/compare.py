@@ -25,6 +25,8 @@ WAYS = ("directly", "through-hawkey")
 COMPARED = ("behavior", "behaviorClose", "remoteCloseCode", "remoteCloseReason", "rxFrameStats", "wasClean")
 IDENTICAL, DIFFERENT, UNFINISHED = "identical", "different", "did not finish"
 GAVE_UP = ("Case did not finish within", "Did not receive message within")
+# Autobahn waits 1 s for a close frame and for the end of the connection; a busy machine may take longer.
+OPTIONS = {"openHandshakeTimeout": 30, "closeHandshakeTimeout": 10, "serverConnectionDropTimeout": 10}
 
 
 def main():
@@ -75,7 +77,9 @@ def fuzz(stage, tools, tally):
         reports.mkdir(parents=True)
         specification = stage.folder / f"{way}.json"
         peer = {"agent": way, "url": f"ws://{program.address}"}
-        specification.write_text(json.dumps({"outdir": str(reports), "servers": [peer], "cases": tally.cases}))
+        specification.write_text(
+            json.dumps({"outdir": str(reports), "servers": [peer], "cases": tally.cases, "options": OPTIONS})
+        )
         clients.append(stage.start(f"autobahn-{way}", [tools.python, HERE / "client.py", "fuzz", specification]))
     deadline = time.monotonic() + tools.seconds
     running = True
