@@ -7,8 +7,13 @@
 pub const READ_BYTES: usize = 64 * 1024;
 /// Room in front of what is read, so that a head can grow when it is rewritten without moving the body behind it.
 const HEADROOM: usize = 1024;
-/// Buffers that a pool keeps for the next turn; a turn rarely has use for more than two at once.
-const SPARE_MAX: usize = 4;
+/// Large buffers that a pool keeps for the next turn; a turn rarely has use for more than two at once.
+const LARGE_SPARE_MAX: usize = 4;
+/// Small buffers that it keeps: a request that may have to be asked again is held in one until its answer begins.
+const SMALL_SPARE_MAX: usize = 64;
+/// What a small buffer may be larger than what it holds, and how large it may be to be kept when it is empty.
+const SMALL_SLACK: usize = 512;
+const SMALL_KEPT_MAX: usize = 2048;
 
 /// Bytes and four cursors: `start ≤ sent ≤ cleared ≤ end ≤ capacity`.
 ///
@@ -39,17 +44,6 @@ impl Buffer {
     /// A buffer that holds `bytes` and no room; all of it may leave.
     pub fn cleared(bytes: &[u8]) -> Buffer {
         Buffer { bytes: bytes.into(), start: 0, sent: 0, cleared: bytes.len(), end: bytes.len() }
-    }
-
-    /// A buffer of its own size with the same content.
-    pub fn right_sized(&self) -> Buffer {
-        Buffer {
-            bytes: self.slice(self.start, self.end).into(),
-            start: 0,
-            sent: self.sent - self.start,
-            cleared: self.cleared - self.start,
-            end: self.end - self.start,
-        }
     }
 
     /// Whether it is as large as a pool's.
@@ -205,34 +199,53 @@ pub enum Stays {
     No,
 }
 
-/// Large buffers, lent while a session is driven.
+/// Large buffers, lent while a session is driven; and small ones for what remains of them, used again.
 #[derive(Debug, Default)]
+#[expect(clippy::vec_box, reason = "between pool and flow a buffer moves as one pointer")]
 pub struct Pool {
-    #[expect(clippy::vec_box, reason = "between pool and flow a buffer moves as one pointer")]
-    spare: Vec<Box<Buffer>>,
+    large: Vec<Box<Buffer>>,
+    small: Vec<Box<Buffer>>,
 }
 
 impl Pool {
     /// A large buffer with nothing in it.
     pub fn lend(&mut self) -> Box<Buffer> {
-        self.spare.pop().unwrap_or_else(|| Box::new(Buffer::with_capacity(HEADROOM + READ_BYTES)))
+        self.large.pop().unwrap_or_else(|| Box::new(Buffer::with_capacity(HEADROOM + READ_BYTES)))
     }
 
     /// A large buffer with the content of `small`.
-    pub fn lend_for(&mut self, small: &Buffer) -> Box<Buffer> {
+    pub fn lend_for(&mut self, small: Box<Buffer>) -> Box<Buffer> {
         let mut large = self.lend();
         (large.start, large.sent, large.cleared, large.end) = (small.start, small.sent, small.cleared, small.end);
         let kept = small.slice(small.start, small.end);
         large.bytes[small.start..small.end].copy_from_slice(kept);
         large.move_to(HEADROOM);
+        self.take_back(small);
         large
     }
 
-    /// Takes a buffer back. A small one is freed, and so is a large one that is too many.
+    /// Moves what remains in `large` into a buffer of about its size, and takes `large` back.
+    pub fn keep(&mut self, large: Box<Buffer>) -> Box<Buffer> {
+        let content = large.slice(large.start, large.end);
+        let fits = |spare: &mut Box<Buffer>| (content.len()..=content.len() + SMALL_SLACK).contains(&spare.capacity());
+        let mut small = self.small.pop_if(fits).unwrap_or_else(|| Box::new(Buffer::with_capacity(content.len())));
+        small.bytes[..content.len()].copy_from_slice(content);
+        let place = |cursor: usize| cursor - large.start;
+        (small.start, small.sent, small.cleared, small.end) =
+            (0, place(large.sent), place(large.cleared), place(large.end));
+        self.take_back(large);
+        small
+    }
+
+    /// Takes a buffer back. One that is too many is freed.
     pub fn take_back(&mut self, mut buffer: Box<Buffer>) {
-        if buffer.is_large() && self.spare.len() < SPARE_MAX {
-            buffer.empty();
-            self.spare.push(buffer);
+        buffer.empty();
+        if buffer.is_large() {
+            if self.large.len() < LARGE_SPARE_MAX {
+                self.large.push(buffer);
+            }
+        } else if self.small.len() < SMALL_SPARE_MAX && buffer.capacity() <= SMALL_KEPT_MAX {
+            self.small.push(buffer);
         }
     }
 }

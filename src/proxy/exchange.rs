@@ -107,14 +107,14 @@ impl Exchange {
 
     /// Understands the head that `flow` begins with, and puts the head for the upstream in its place.
     pub fn begin(flow: &mut Flow, client: &ClientAddress, mut record: Record, turn: &mut Turn) -> Begun {
-        let policy = &turn.policy;
+        let policy = Rc::clone(&turn.policy);
         let mut storage = empty_fields();
         let (head, head_bytes) = match RequestHead::parse(flow.pending(), &mut storage, &policy.limits.head) {
             Ok(None) => return Begun::Partial,
             Ok(Some(parsed)) => parsed,
             Err(reject) => {
                 record.note_line(flow.pending());
-                return Begun::Answer(Box::new(Exchange::refused(policy.clone(), record)), Cause::Reject(reject));
+                return Begun::Answer(turn.place(Exchange::refused(policy, record)), Cause::Reject(reject));
             }
         };
         let host = head.authority.map_or("", |authority| authority.host);
@@ -123,7 +123,7 @@ impl Exchange {
             head.authority.map_or("", |authority| authority.text),
             &head.target.path_and_query,
         );
-        let mut exchange = Box::new(Exchange {
+        let mut exchange = turn.place(Exchange {
             keep: head.is_persistent() && !turn.stopping,
             is_idempotent: head.is_idempotent(),
             handshake: head.asks_for_websocket.then(|| Handshake::new(head.websocket_key)),

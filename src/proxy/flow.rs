@@ -37,7 +37,7 @@ impl Flow {
         let buffer = match self.buffer.take() {
             None => pool.lend(),
             Some(buffer) if buffer.is_large() => buffer,
-            Some(small) => pool.lend_for(&small),
+            Some(small) => pool.lend_for(small),
         };
         self.buffer.insert(buffer).room()
     }
@@ -210,13 +210,7 @@ impl Flow {
     pub fn settle(&mut self, pool: &mut Pool) {
         match self.buffer.take() {
             Some(buffer) if !buffer.is_empty() => {
-                self.buffer = Some(if buffer.is_large() {
-                    let kept = Box::new(buffer.right_sized());
-                    pool.take_back(buffer);
-                    kept
-                } else {
-                    buffer
-                });
+                self.buffer = Some(if buffer.is_large() { pool.keep(buffer) } else { buffer });
             }
             Some(buffer) => pool.take_back(buffer),
             None => {}

@@ -24,6 +24,9 @@ impl fmt::Display for Number {
 /// Bytes of a refused request's first line that the log shows.
 const LINE_BYTES_SHOWN: usize = 256;
 
+/// Bytes of text whose memory is used again.
+const TEXT_KEPT_MAX: usize = 1024;
+
 /// What is remembered of an exchange until its line is written.
 #[derive(Debug)]
 pub struct Record {
@@ -79,9 +82,15 @@ impl fmt::Display for End<'_> {
 }
 
 impl Record {
-    /// Begins a record at `began`.
-    pub fn new(began: Instant) -> Record {
-        Record { asked: String::new(), began, answered: None, status: None, upstream: None, up: 0, down: 0, end: None }
+    /// Begins a record at `began`, with the memory of `text`.
+    pub fn new(began: Instant, mut text: String) -> Record {
+        text.clear();
+        Record { asked: text, began, answered: None, status: None, upstream: None, up: 0, down: 0, end: None }
+    }
+
+    /// The memory of its text, unless that is too much to be kept.
+    pub fn take_text(&mut self) -> String {
+        Some(std::mem::take(&mut self.asked)).filter(|text| text.capacity() <= TEXT_KEPT_MAX).unwrap_or_default()
     }
 
     /// Remembers what was asked for, if the log is on.

@@ -1,10 +1,16 @@
-//! What a session may use while it is told a fact: the time, the policy in force, and buffers on loan.
+//! What a session may use while it is told a fact: the time, the policy in force, and memory on loan.
 
 use std::rc::Rc;
 use std::time::Instant;
 
 use crate::proxy::buffer::Pool;
+use crate::proxy::exchange::Exchange;
 use crate::proxy::policy::Policy;
+use crate::proxy::record::Record;
+
+/// Exchanges that have ended whose memory is kept for the next: with the buffers of the [`Pool`], it is why a request on a kept
+/// connection allocates nothing.
+const EXCHANGES_SPARE_MAX: usize = 64;
 
 /// One turn of the loop, as a session sees it.
 #[derive(Debug)]
@@ -19,11 +25,38 @@ pub struct Turn {
     pub pool: Pool,
     /// Where heads are rewritten: empty between two uses, its memory kept.
     pub scratch: Vec<u8>,
+    #[expect(clippy::vec_box, reason = "an exchange moves as one pointer, and its memory is what is kept")]
+    spare: Vec<Box<Exchange>>,
 }
 
 impl Turn {
     /// The first turn.
     pub fn new(now: Instant, policy: Rc<Policy>) -> Turn {
-        Turn { now, policy, stopping: false, pool: Pool::default(), scratch: Vec::new() }
+        Turn { now, policy, stopping: false, pool: Pool::default(), scratch: Vec::new(), spare: Vec::new() }
+    }
+
+    /// A record that begins at `began`.
+    pub fn record(&mut self, began: Instant) -> Record {
+        Record::new(began, self.spare.last_mut().map(|spare| spare.record.take_text()).unwrap_or_default())
+    }
+
+    /// `exchange`, in a place of its own.
+    pub fn place(&mut self, exchange: Exchange) -> Box<Exchange> {
+        match self.spare.pop() {
+            Some(mut spare) => {
+                *spare = exchange;
+                spare
+            }
+            None => Box::new(exchange),
+        }
+    }
+
+    /// Takes back the place of an exchange that has ended.
+    pub fn take_back(&mut self, mut exchange: Box<Exchange>) {
+        if self.spare.len() < EXCHANGES_SPARE_MAX {
+            // A spare place must not keep a policy alive that is no longer in force.
+            exchange.policy = self.policy.clone();
+            self.spare.push(exchange);
+        }
     }
 }

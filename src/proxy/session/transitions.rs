@@ -7,7 +7,7 @@ use crate::http::reject::Reject;
 use crate::http::reply::Reply;
 use crate::proxy::exchange::{Begun, Cause, Exchange, Progress};
 use crate::proxy::policy::FaultStatus;
-use crate::proxy::record::{End, Record};
+use crate::proxy::record::End;
 use crate::proxy::session::{Phase, Session};
 use crate::proxy::side::Side;
 use crate::proxy::step::Step;
@@ -66,7 +66,7 @@ impl Session {
 
     pub(super) fn read_head(&mut self, turn: &mut Turn) {
         let Phase::Head { began } = self.phase else { return };
-        let record = Record::new(began.unwrap_or(turn.now));
+        let record = turn.record(began.unwrap_or(turn.now));
         match Exchange::begin(&mut self.flows.client, &self.client, record, turn) {
             Begun::Partial => {}
             Begun::Forward(exchange) => {
@@ -197,8 +197,9 @@ impl Session {
 
     pub(super) fn reject(&mut self, reject: Reject, turn: &mut Turn) {
         if let Phase::Head { began } = self.phase {
-            let record = Record::new(began.unwrap_or(turn.now));
-            self.enter(Phase::Finish(Box::new(Exchange::refused(turn.policy.clone(), record))));
+            let record = turn.record(began.unwrap_or(turn.now));
+            let exchange = Exchange::refused(turn.policy.clone(), record);
+            self.enter(Phase::Finish(turn.place(exchange)));
         }
         if let Phase::Connect { exchange, .. } | Phase::Exchange(exchange) | Phase::Finish(exchange) = &mut self.phase {
             exchange.keep = false;
@@ -265,10 +266,12 @@ impl Session {
         if !goes_on {
             self.flows.client.drop_pending();
             self.deadline = Some(turn.now + exchange.policy.timeouts.linger);
+            turn.take_back(exchange);
             self.enter(Phase::Linger);
             self.steps.add(Step::Shutdown(Side::Client));
             return;
         }
+        turn.take_back(exchange);
         self.deadline = Some(turn.now + turn.policy.timeouts.keep_alive);
         self.enter(Phase::Head { began: None });
         // What came behind the request is the next one.
@@ -282,7 +285,8 @@ impl Session {
         let Some(exchange) = self.take_exchange() else { return };
         log::debug!("{} event=upgrade-answered", self.number);
         exchange.record.log_open(self.number, &self.client, &exchange.policy, turn.now);
-        let tunnel = Tunnel::new(exchange.policy, exchange.record.upstream, turn.now);
+        let tunnel = Tunnel::new(exchange.policy.clone(), exchange.record.upstream, turn.now);
+        turn.take_back(exchange);
         self.deadline = tunnel.silence_max().map(|max| turn.now + max);
         self.enter(Phase::Tunnel(tunnel));
         self.steps.add(Step::WatchPeers);
