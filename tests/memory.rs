@@ -10,7 +10,6 @@ use std::io::{ErrorKind, Write as _};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::*;
 
 /// Connections of one kind at once.
@@ -31,10 +30,12 @@ const VISITS: usize = 20_000;
 const LEFT_BYTES_MAX: u64 = 256 * 1024;
 /// How many of them are there at once.
 const BATCH: usize = 200;
+/// What this process needs for both ends of its crowds.
+const DESCRIPTORS: u64 = 6 * CROWD as u64;
 
 #[test]
 fn an_idle_client_costs_a_place_in_the_tables() {
-    raise_descriptor_limit();
+    raise_descriptor_limit(DESCRIPTORS);
     let origin = Origin::saying("ok");
     let proxy = Proxy::to(&origin);
     let ask = || {
@@ -50,7 +51,7 @@ fn an_idle_client_costs_a_place_in_the_tables() {
 
 #[test]
 fn an_idle_tunnel_costs_a_place_in_the_tables() {
-    raise_descriptor_limit();
+    raise_descriptor_limit(DESCRIPTORS);
     let origin = Origin::by_hand();
     let proxy = Proxy::to(&origin);
     let open = || {
@@ -71,7 +72,7 @@ fn an_idle_tunnel_costs_a_place_in_the_tables() {
 fn half_a_head_costs_what_arrived_and_little_more() {
     const LENGTHS: [usize; 5] = [1, 40, 400, 2_000, 8_000];
     const ARRIVED: usize = (1 + 40 + 400 + 2_000 + 8_000) / LENGTHS.len();
-    raise_descriptor_limit();
+    raise_descriptor_limit(DESCRIPTORS);
     let origin = Origin::saying("ok");
     let proxy = Proxy::with("[timeouts]\nhead = \"5m\"", &origin);
     let head = format!("GET / HTTP/1.1\r\nHost: example.com\r\nX-Long: {}", "x".repeat(8_000));
@@ -150,7 +151,7 @@ fn the_worst_of_clients_costs_what_the_limits_say() {
 #[test]
 fn connections_that_have_come_and_gone_leave_nothing_behind() {
     const IDLE_UPSTREAMS: usize = 8;
-    raise_descriptor_limit();
+    raise_descriptor_limit(DESCRIPTORS);
     let visits = std::env::var("HAWKEY_CONNECTIONS").map_or(VISITS, |text| text.parse().expect("a number"));
     let origin = Origin::running(serve);
     let proxy = Proxy::with(&format!("[limits]\nidle_upstreams = {IDLE_UPSTREAMS}"), &origin);
@@ -299,15 +300,4 @@ fn each(proxy: &Proxy, before: u64, count: usize) -> u64 {
 fn expect_cost(kind: &str, bytes: u64, most: u64) {
     println!("{kind}: {bytes} bytes");
     assert!(bytes <= most, "{kind} costs {bytes} bytes, and may cost {most}");
-}
-
-/// Both ends of every connection but hawkey's own are in this process.
-fn raise_descriptor_limit() {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("the soft limit can be raised");
-    let needed = 6 * CROWD as u64;
-    assert!(
-        maximum.is_none_or(|most| most > needed),
-        "{current:?} descriptors, at most {maximum:?}: {needed} are needed"
-    );
 }

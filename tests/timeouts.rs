@@ -15,6 +15,11 @@ fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
+/// What `action` waits for comes at the limit, at most 100 ms late.
+fn at_the_limit(limit: Duration, action: impl FnMut()) {
+    mostly_timed(limit - ms(10), limit + ms(100), action);
+}
+
 #[test]
 fn a_handshake_without_an_answer_is_504_after_five_seconds() {
     let origin = Origin::by_hand();
@@ -35,7 +40,7 @@ fn the_wait_for_a_handshake_is_a_setting() {
     let origin = Origin::by_hand();
     let proxy = Proxy::with("[timeouts]\nupgrade = \"300ms\"", &origin);
     let mut client = Client::connect(&proxy);
-    timed(ms(290), ms(300) + LATE, || {
+    at_the_limit(ms(300), || {
         client.ask("GET /chat", &HANDSHAKE, "");
         client.expect_own_answer(504);
     });
@@ -46,7 +51,7 @@ fn a_handshake_whose_answer_stops_in_the_head_is_504() {
     let origin = Origin::by_hand();
     let proxy = Proxy::with("[timeouts]\nupgrade = \"300ms\"", &origin);
     let mut client = Client::connect(&proxy);
-    timed(ms(290), ms(300) + LATE, || {
+    at_the_limit(ms(300), || {
         client.ask("GET /chat", &HANDSHAKE, "");
         let mut upstream = origin.accept();
         upstream.request();
@@ -78,11 +83,13 @@ fn a_response_that_does_not_begin_is_504_at_the_limit() {
     let origin = Origin::by_hand();
     let proxy = Proxy::with("[timeouts]\nresponse = \"300ms\"", &origin);
     let mut client = Client::connect(&proxy);
-    timed(ms(290), ms(300) + LATE, || {
+    at_the_limit(ms(300), || {
         client.ask("GET /", &[], "");
+        let mut upstream = origin.accept();
+        upstream.request();
         client.expect_own_answer(504);
+        upstream.expect_gone();
     });
-    origin.accept().request();
 }
 
 #[test]
@@ -90,7 +97,7 @@ fn a_response_that_stops_in_the_head_is_504_at_the_limit() {
     let origin = Origin::by_hand();
     let proxy = Proxy::with("[timeouts]\nresponse = \"300ms\"", &origin);
     let mut client = Client::connect(&proxy);
-    timed(ms(290), ms(300) + LATE, || {
+    at_the_limit(ms(300), || {
         client.ask("GET /", &[], "");
         let mut upstream = origin.accept();
         upstream.request();
@@ -121,15 +128,17 @@ fn a_response_that_stops_in_the_body_is_cut_with_a_reset() {
     for length in ["Content-Length: 10", "Transfer-Encoding: chunked"] {
         let origin = Origin::by_hand();
         let proxy = Proxy::with("[timeouts]\nidle = \"300ms\"", &origin);
-        let mut client = Client::connect(&proxy);
-        client.ask("GET /", &[], "");
-        let mut upstream = origin.accept();
-        upstream.request();
-        upstream.send(format!("HTTP/1.1 200 OK\r\n{length}\r\n\r\n5\r\nhello"));
-        let head = client.response_head();
-        let cut = timed(ms(250), ms(300) + LATE, || client.body_of(head).expect_err("the body never ends"));
-        assert_eq!(cut.stop, Stop::Reset, "{length}");
-        upstream.expect_gone();
+        at_the_limit(ms(300), || {
+            let mut client = Client::connect(&proxy);
+            client.ask("GET /", &[], "");
+            let mut upstream = origin.accept();
+            upstream.request();
+            upstream.send(format!("HTTP/1.1 200 OK\r\n{length}\r\n\r\n5\r\nhello"));
+            let head = client.response_head();
+            let cut = client.body_of(head).expect_err("the body never ends");
+            assert_eq!(cut.stop, Stop::Reset, "{length}");
+            upstream.expect_gone();
+        });
     }
 }
 
@@ -250,7 +259,7 @@ fn a_connection_that_the_upstream_does_not_take_is_504_at_the_connect_limit() {
     let to = address.as_socket().unwrap();
     let proxy = Proxy::start(&format!("[[route]]\nmatch = \"/\"\nto = \"{to}\"\n[timeouts]\nconnect = \"300ms\""));
     let mut client = Client::connect(&proxy);
-    timed(ms(290), ms(300) + LATE, || {
+    at_the_limit(ms(300), || {
         client.ask("GET /", &[], "");
         client.expect_own_answer(504);
     });
