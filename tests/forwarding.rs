@@ -1051,6 +1051,29 @@ fn a_post_is_never_sent_twice() {
 }
 
 #[test]
+fn a_put_is_asked_once_more_if_it_is_whole_in_memory_and_else_not() {
+    let origin = Origin::by_hand();
+    let proxy = Proxy::to(&origin);
+    let mut client = Client::connect(&proxy);
+    let mut first = reused_once(&origin, &mut client);
+    client.ask("PUT /small", &["Content-Length: 3"], "new");
+    assert_eq!(first.request().text(), "new");
+    drop(first);
+    let mut second = origin.accept();
+    let again = second.request();
+    assert_eq!((again.target(), again.text().as_str()), ("/small", "new"));
+    second.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    assert_eq!(client.response().text(), "ok");
+
+    client.ask("PUT /large", &["Content-Length: 1000000"], vec![b'x'; 500_000]);
+    second.head();
+    second.bytes(500_000);
+    second.reset();
+    client.expect_empty(500);
+    origin.expect_no_connection(A_WHILE);
+}
+
+#[test]
 fn a_get_whose_answer_has_begun_is_not_asked_again() {
     let origin = Origin::by_hand();
     let proxy = Proxy::to(&origin);

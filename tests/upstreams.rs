@@ -101,13 +101,17 @@ fn an_ipv6_upstream() {
 }
 
 #[test]
-fn an_upstream_whose_socket_file_is_gone_is_500() {
+fn an_upstream_whose_socket_file_is_gone_is_500_or_the_next_is_tried() {
     let origin = Origin::unix();
     let proxy = Proxy::to(&origin);
     std::fs::remove_file(origin.path()).unwrap();
     let mut client = Client::connect(&proxy);
     client.ask("GET /", &[], "");
     client.expect_own_answer(500);
+
+    let here = Origin::saying("here");
+    let proxy = by_turns(&[&origin, &here], "");
+    assert_eq!(answers(&mut Client::connect(&proxy), 4), ["here"; 4]);
 }
 
 #[test]
