@@ -3,6 +3,9 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use support::*;
@@ -371,4 +374,54 @@ fn a_standard_error_that_nobody_reads_stops_nothing() {
         proxy.stop();
         assert_eq!(proxy.wait().code(), Some(0), "{pipe:?}");
     }
+}
+
+/// Runs hawkey by the shell's `script`, where `"$@"` is the program and its arguments; then what `served` says must hold, several
+/// hundred log lines must stop nothing, and it must end as asked. `"$LOG"` is the path `log`.
+fn expect_served_by(script: &str, log: &Path, served: impl FnOnce(&Proxy)) {
+    let (listen, origin) = (TempPath::new(".sock"), Origin::saying("hello"));
+    let config = format!("listen = [\"unix:{}\"]\n[[route]]\nmatch = \"/\"\nto = \"{origin}\"", listen.display());
+    let is_listening = || UnixStream::connect(&*listen).is_ok();
+    let mut proxy = Proxy::unlogged(&config, is_listening, |config| {
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_hawkey"), "-c"]).arg(config);
+        command.env("LOG", log).env_remove("RUST_LOG");
+        command
+    });
+    let (before, target) = (proxy.descriptors(), format!("/{}", "x".repeat(1000)));
+    for _ in 0..4 {
+        let mut client = Client::unix(&listen);
+        for _ in 0..100 {
+            assert_eq!(client.get(&target).text(), "hello", "{script}");
+        }
+    }
+    served(&proxy);
+    // One connection waits for the next request.
+    eventually("every client is gone", || proxy.descriptors() <= before + 1);
+    let ticks = proxy.cpu_ticks();
+    std::thread::sleep(Duration::from_millis(500));
+    let ticks = proxy.cpu_ticks() - ticks;
+    assert!(ticks <= 5, "{script}: {ticks} ticks of 10 ms in half a second with nothing to do");
+    proxy.stop();
+    assert_eq!(proxy.wait().code(), Some(0), "{script}");
+}
+
+#[test]
+fn a_standard_error_that_is_closed_stops_nothing() {
+    expect_served_by("exec \"$@\" 2>&-", Path::new("-"), |proxy| {
+        // Else a socket would be given its number, and the log to a client.
+        assert_eq!(proxy.descriptor(2), Path::new("/dev/null"));
+    });
+    expect_served_by("exec \"$@\" <&- >&- 2>&-", Path::new("-"), |proxy| {
+        for number in 0..3 {
+            assert_eq!(proxy.descriptor(number), Path::new("/dev/null"));
+        }
+    });
+}
+
+#[test]
+fn a_full_disk_stops_nothing() {
+    expect_served_by("exec \"$@\" 2>/dev/full", Path::new("-"), |proxy| {
+        assert_eq!(proxy.descriptor(2), Path::new("/dev/full"));
+    });
 }

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -88,6 +89,19 @@ impl Proxy {
         std::thread::spawn(move || reader.collect(stderr, pipe));
         let mut proxy = Proxy { child, log, config };
         proxy.wait_until_listening();
+        proxy
+    }
+
+    /// A proxy whose log goes where `command` says and is not seen here. It takes clients once `listens` holds.
+    pub fn unlogged(
+        config: &str,
+        listens: impl FnMut() -> bool,
+        command: impl FnOnce(&std::path::Path) -> Command,
+    ) -> Proxy {
+        let config = config_file(config);
+        let child = command(&config).stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("hawkey starts");
+        let proxy = Proxy { child, log: Arc::default(), config };
+        eventually("hawkey listens", listens);
         proxy
     }
 
@@ -214,6 +228,12 @@ impl Proxy {
     /// How many descriptors the process holds.
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("the process runs").count()
+    }
+
+    /// What a descriptor of the process is, as the kernel names it.
+    pub fn descriptor(&self, number: u32) -> PathBuf {
+        let link = format!("/proc/{}/fd/{number}", self.child.id());
+        std::fs::read_link(&link).unwrap_or_else(|error| panic!("{link}: {error}"))
     }
 
     fn proc_file(&self, name: &str) -> String {
