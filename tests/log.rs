@@ -425,3 +425,13 @@ fn a_full_disk_stops_nothing() {
         assert_eq!(proxy.descriptor(2), Path::new("/dev/full"));
     });
 }
+
+#[test]
+fn a_file_that_takes_no_more_stops_nothing() {
+    let log = TempPath::file(".log", "");
+    // At most 32 or 64 KiB, as the shell counts; the last write before that is a short one.
+    expect_served_by("ulimit -f 64; exec \"$@\" 2>>\"$LOG\"", &log, |_| {
+        let written = std::fs::metadata(&*log).expect("the log is a file").len();
+        assert!(matches!(written, 0x8000 | 0x10000), "a full file was expected, not one of {written} bytes");
+    });
+}

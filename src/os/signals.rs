@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::SigId;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::low_level;
 
 /// What a signal asks for.
@@ -30,7 +30,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Catches SIGTERM, SIGINT and SIGHUP from now on.
+    /// Catches SIGTERM, SIGINT and SIGHUP from now on, and SIGXFSZ, which asks for nothing.
     pub fn catch() -> io::Result<Signals> {
         let (wakes, wake) = UnixStream::pair()?;
         wakes.set_nonblocking(true)?;
@@ -43,6 +43,8 @@ impl Signals {
             signals.registered.push(low_level::pipe::register(signal, wake.try_clone()?)?);
             signals.caught.push((flag, request));
         }
+        // A log file that may grow no further is told by the write itself. The signal that comes with it would end the process.
+        signals.registered.push(signal_hook::flag::register(SIGXFSZ, Arc::default())?);
         Ok(signals)
     }
 
