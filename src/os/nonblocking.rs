@@ -49,7 +49,7 @@ impl Outlet {
         };
         let mut written = 0;
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
-            if matches!(self, Outlet::Polled) && !is_writable(fd)? {
+            if matches!(self, Outlet::Polled) && !is_writable(fd) {
                 break;
             }
             match rustix::io::write(fd, rest.get(..step).unwrap_or(rest)) {
@@ -63,9 +63,10 @@ impl Outlet {
     }
 }
 
-fn is_writable(fd: BorrowedFd<'_>) -> io::Result<bool> {
+/// A poll that fails, interrupted or without memory, says nothing of the descriptor: it is asked again later.
+fn is_writable(fd: BorrowedFd<'_>) -> bool {
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-    Ok(poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::OUT)], Some(&at_once))? > 0)
+    poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::OUT)], Some(&at_once)).is_ok_and(|ready| ready > 0)
 }
 
 #[cfg(test)]
