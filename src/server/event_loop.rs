@@ -140,7 +140,7 @@ impl EventLoop {
 
     /// Turns until the process is asked to stop and nothing is left to do.
     pub fn run(mut self) -> io::Result<()> {
-        journal::flush();
+        self.lines_wait = journal::flush();
         while !self.is_done() {
             self.turn()?;
         }
