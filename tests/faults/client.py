@@ -7,12 +7,16 @@ import socket
 import threading
 import time
 
-from origin import accept_of, body_of, reset_on_close, shrink
+from origin import FLOOD_BYTES, accept_of, body_of, reset_on_close, shrink
 from stage import Failure
 
 # What became of an exchange. Wrong bytes are no outcome but a Failure.
 RIGHT, FAULT, CUT, LATE = "right", "fault", "cut", "late"
 READ_BYTES = 1 << 16
+
+
+class Refused(Exception):
+    """A handshake was answered with something else than 101."""
 
 
 class Client:
@@ -57,6 +61,8 @@ class Client:
             outcome = LATE
         except (ConnectionError, http.client.IncompleteRead):
             outcome = CUT
+        except Refused:
+            outcome = FAULT
         if outcome != RIGHT:
             self.close()
         return outcome
@@ -80,6 +86,8 @@ class Client:
         if response.status in (500, 503, 504):
             expect_bytes(f"{what}, {response.status}", b"", response.read())
             return FAULT
+        if response.status == 408:
+            return LATE
         if response.status != 200:
             raise Failure(f"{what}: status {response.status}")
         if method == "HEAD":
@@ -119,22 +127,12 @@ class Client:
         """Opens a WebSocket tunnel, has `data` echoed through it, ends its own direction and waits for the other's end."""
 
         def action():
-            sock = self.connect()
-            with sock, sock.makefile("rb") as reader:
-                key = base64.b64encode(os.urandom(16)).decode()
-                sock.sendall(
-                    f"GET /tunnel HTTP/1.1\r\nHost: hawkey.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-                    f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
-                )
-                status, fields = read_head(reader)
-                if status != 101:
-                    return FAULT
-                if fields.get("sec-websocket-accept") != accept_of(key):
-                    raise Failure(f"the handshake's answer was {fields}")
+            sock, reader = self.open_tunnel()
+            with sock, reader:
                 sender = threading.Thread(target=send_all_and_end, args=(sock, data))
                 sender.start()
                 try:
-                    found = reader.read()
+                    found = reader.readall()
                 except ConnectionError:
                     return CUT
                 finally:
@@ -145,6 +143,44 @@ class Client:
             return RIGHT
 
         return self.attempt(action)
+
+    def stall(self, upstream_resets):
+        """Opens a tunnel that the upstream fills and reads nothing until the upstream has reset: that must come as a reset."""
+
+        def action():
+            sock, reader = self.open_tunnel("/flood")
+            with sock, reader:
+                time.sleep(0.2)
+                upstream_resets()
+                time.sleep(0.05)
+                found, data = bytearray(), body_of("/flood", FLOOD_BYTES)
+                try:
+                    while part := sock.recv(READ_BYTES):
+                        found += part
+                except ConnectionResetError:
+                    expect_bytes("the flood until the reset", data[: len(found)], found)
+                    return RIGHT
+                if len(found) == len(data):
+                    raise Failure("nothing of a flood had to wait although nobody read")
+            return CUT
+
+        return self.attempt(action)
+
+    def open_tunnel(self, target="/tunnel"):
+        """A WebSocket past its handshake, if the upstream agrees: the socket, and what reads from it."""
+        sock = self.connect()
+        reader = sock.makefile("rb", buffering=0)
+        key = base64.b64encode(os.urandom(16)).decode()
+        sock.sendall(
+            f"GET {target} HTTP/1.1\r\nHost: hawkey.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
+        )
+        status, fields = read_head(reader)
+        if status != 101:
+            raise Refused
+        if fields.get("sec-websocket-accept") != accept_of(key):
+            raise Failure(f"the handshake's answer was {fields}")
+        return sock, reader
 
     def leave_early(self, head, by_reset=False):
         """Sends something and leaves, without waiting for an answer."""

@@ -2,97 +2,137 @@
 """Fails each system call that hawkey makes, with each errno that it can give, at several times, and tells what came of it.
 
 A real hawkey runs under strace, which makes one call fail. Then must hold: no crash and no hang, no wrong byte, no descriptor
-leaked, at most one client troubled, and the next one served. The last line is `N passed, N failed`.
+leaked, at most one client troubled, and the next one served. Beside that, every read and write is made short, and the clock that
+hawkey sees is set forward and back. The last line is `N passed, N failed`.
 """
 
 import argparse
 import collections
 import concurrent.futures
+import contextlib
+import ctypes
 import dataclasses
+import datetime
 import itertools
 import os
 import pathlib
 import re
 import signal
+import socket
+import subprocess
 import sys
+import threading
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "programs"))
 
-from client import FAULT, LATE, RIGHT, Client
+from client import FAULT, LATE, RIGHT, Client, read_head
 from origin import Origin
 from stage import Failure, Stage, expect, free_port, wait_until
 
-TIMES = (1, 2, 5)
+# Errnos are those of each call's manual page, and of tcp(7), ip(7) and unix(7) for sockets, without those that only a wrong call
+# gets (EBADF, EFAULT, EINVAL, ENOTSOCK and their like): a wrong call is a bug, and no fault of the system.
 
-# What a running hawkey may be told by each call (its manual page), and how many exchanges may suffer from it. An interrupted
-# call and whatever concerns the log must trouble nobody; the other errnos end one exchange at most.
+# What the network between two sockets may report to each call that uses one.
+NETWORK = ("ECONNREFUSED", "ECONNRESET", "EHOSTUNREACH", "ENETUNREACH", "ENETDOWN", "EPROTO", "ETIMEDOUT")
+
+# What a running hawkey may be told by each call, and how many exchanges may suffer from it. An interrupted call and whatever
+# concerns the log must trouble nobody; the other errnos end one exchange at most.
 RUNNING = {
     "epoll_wait": {"EINTR": 0},
-    "epoll_ctl": {"ENOMEM": 1, "ENOSPC": 1, "EPERM": 1},
+    "epoll_ctl": dict.fromkeys(("ENOMEM", "ENOSPC", "EPERM"), 1),
     "accept4": {
-        **dict.fromkeys(("EINTR", "EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "ECONNABORTED", "EPROTO"), 0),
-        **dict.fromkeys(("ENETDOWN", "EHOSTUNREACH", "ENETUNREACH", "ENOPROTOOPT", "EOPNOTSUPP", "EPERM"), 0),
+        **dict.fromkeys(("EINTR", "EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "ECONNABORTED", "EPROTO", "EPERM"), 0),
+        **dict.fromkeys(("ENETDOWN", "EHOSTDOWN", "ENONET", "EHOSTUNREACH", "ENETUNREACH", "ENOPROTOOPT"), 0),
+        **dict.fromkeys(("EOPNOTSUPP", "ENOSR", "ESOCKTNOSUPPORT", "EPROTONOSUPPORT", "ETIMEDOUT"), 0),
+        # The kernel says so only where nobody waits. Here somebody does, and is told of with the next one.
+        "EAGAIN": 1,
     },
     "recvfrom": {
         "EINTR": 0,
-        **dict.fromkeys(("ECONNRESET", "ECONNREFUSED", "ENOTCONN", "ETIMEDOUT", "EHOSTUNREACH", "ENOMEM", "EIO"), 1),
+        **dict.fromkeys((*NETWORK, "ENOTCONN", "EPIPE", "ENOMEM", "EIO"), 1),
         # The kernel says so only where nothing waits, and tells when something comes. Here something waits.
         "EAGAIN": 1,
     },
     "sendto": {
         "EINTR": 0,
-        **dict.fromkeys(("ECONNRESET", "EPIPE", "ENOTCONN", "ETIMEDOUT", "EHOSTUNREACH", "ENOBUFS", "ENOMEM"), 1),
+        **dict.fromkeys((*NETWORK, "EPIPE", "ENOTCONN", "ENOBUFS", "ENOMEM", "EACCES", "EPERM", "EMSGSIZE"), 1),
         "EAGAIN": 1,
     },
-    "socket": dict.fromkeys(("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EACCES", "EAFNOSUPPORT"), 1),
+    "socket": dict.fromkeys(("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EACCES", "EAFNOSUPPORT", "EPROTONOSUPPORT"), 1),
     "connect": {
-        **dict.fromkeys(("ECONNREFUSED", "EADDRNOTAVAIL", "ENETUNREACH", "ETIMEDOUT", "EACCES", "EPERM", "ENOENT"), 1),
-        **dict.fromkeys(("EAGAIN", "EINPROGRESS", "EINTR"), 1),
+        **dict.fromkeys((*NETWORK, "EADDRINUSE", "EADDRNOTAVAIL", "EACCES", "EPERM", "ENOBUFS", "ENOMEM"), 1),
+        **dict.fromkeys(("ENOENT", "ENOTDIR", "ELOOP", "EPROTOTYPE", "EAGAIN", "EALREADY", "EINPROGRESS", "EINTR"), 1),
     },
-    "setsockopt": dict.fromkeys(("ENOPROTOOPT", "EINVAL", "ENOMEM"), 1),
-    "getsockopt": {"ENOBUFS": 1, "EINVAL": 1},
-    "shutdown": {"ENOTCONN": 1},
-    "close": {"EIO": 1, "EINTR": 1},
-    "write": dict.fromkeys(("EAGAIN", "EINTR", "EIO", "ENOSPC", "EPIPE", "EDQUOT", "EFBIG"), 0),
-    "mmap": {"ENOMEM": 0},
-    "mremap": {"ENOMEM": 0},
-    "munmap": {"ENOMEM": 0},
+    "setsockopt": dict.fromkeys(("ENOPROTOOPT", "EINVAL", "ENOMEM", "ENOBUFS"), 1),
+    "getsockopt": dict.fromkeys(("ENOPROTOOPT", "ENOBUFS", "ENOMEM"), 1),
+    "shutdown": dict.fromkeys(("ENOTCONN", "ENOBUFS"), 1),
+    "close": dict.fromkeys(("EIO", "EINTR", "ENOSPC", "EDQUOT"), 1),
+    "write": dict.fromkeys(("EAGAIN", "EINTR", "EIO", "ENOSPC", "EPIPE", "EDQUOT", "EFBIG", "EPERM", "EBADF"), 0),
     "brk": {"ENOMEM": 0},
 }
-
-# At its start, hawkey either does without what failed or says why it cannot run. These it cannot do without.
+# At its start, hawkey either does without what failed or says in one sentence why it cannot run.
 STARTING = {
-    "socket": ("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EACCES"),
-    "bind": ("EADDRINUSE", "EADDRNOTAVAIL", "EACCES"),
-    "listen": ("EADDRINUSE",),
+    "openat": ("EACCES", "EINTR", "EIO", "EISDIR", "ELOOP", "EMFILE", "ENAMETOOLONG", "ENFILE", "ENOENT", "ENOMEM", "ENOTDIR"),
+    "statx": ("EACCES", "ENOENT", "ENOMEM"),
+    "read": ("EAGAIN", "EINTR", "EIO", "EISDIR"),
+    "socket": ("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EACCES", "EAFNOSUPPORT", "EPROTONOSUPPORT"),
+    "setsockopt": ("ENOPROTOOPT", "ENOMEM", "ENOBUFS"),
+    "bind": ("EADDRINUSE", "EADDRNOTAVAIL", "EACCES", "ELOOP", "ENAMETOOLONG", "ENOENT", "ENOMEM", "ENOTDIR", "EROFS"),
+    "listen": ("EADDRINUSE", "EOPNOTSUPP"),
+    "getsockname": ("ENOBUFS",),
+    # Whether anybody listens behind a Unix socket's file.
+    "connect": ("EACCES", "EAGAIN", "ECONNREFUSED", "EINTR", "ENOENT", "ENOMEM", "EPERM", "EPROTOTYPE"),
+    "unlink": ("EACCES", "EBUSY", "EIO", "EISDIR", "ELOOP", "ENOENT", "ENOMEM", "ENOTDIR", "EPERM", "EROFS"),
     "epoll_create1": ("EMFILE", "ENFILE", "ENOMEM"),
     "eventfd2": ("EMFILE", "ENFILE", "ENODEV", "ENOMEM"),
-    "epoll_ctl": ("ENOMEM", "ENOSPC"),
-    "socketpair": ("EMFILE", "ENFILE"),
-    "getsockname": ("ENOBUFS",),
-}
-OPTIONAL = {
-    "setsockopt": ("ENOPROTOOPT", "ENOMEM"),
-    "prlimit64": ("EPERM",),
-    "fcntl": ("EMFILE", "EINVAL"),
+    "epoll_ctl": ("ENOMEM", "ENOSPC", "EPERM"),
+    "socketpair": ("EAFNOSUPPORT", "EMFILE", "ENFILE", "ENOMEM", "EOPNOTSUPP"),
     "ioctl": ("ENOTTY",),
-    "sendto": ("ENOTSOCK",),
-    "fstat": ("ENOMEM",),
+    "fcntl": ("EMFILE", "EINVAL"),
+    "sendto": ("ENOTSOCK", "ENOBUFS"),
+    "close": ("EIO", "EINTR"),
+    "prlimit64": ("EPERM",),
+    "mmap": ("ENOMEM", "EAGAIN"),
+    "fstat": ("ENOMEM", "EOVERFLOW"),
+    "write": ("EAGAIN", "EINTR"),
+    "epoll_wait": ("EINTR",),
 }
-# What the manual pages know no errors for that could happen here.
-NEVER_FAIL = {"rt_sigreturn", "exit_group", "sigaltstack", "fstat", "fcntl", "restart_syscall"}
 # Between a signal and the end.
 STOPPING = {
-    "sendto": ("EAGAIN", "ENOBUFS", "ENOMEM"),
-    "recvfrom": ("EAGAIN", "EINTR"),
+    "sendto": ("EAGAIN", "EINTR", "ENOBUFS", "ENOMEM", "EPIPE", "ECONNRESET"),
+    "recvfrom": ("EAGAIN", "EINTR", "ENOMEM", "ECONNRESET"),
     "epoll_wait": ("EINTR",),
-    "accept4": ("EMFILE", "ECONNABORTED", "EINTR", "EPERM"),
-    "close": ("EIO",),
-    "write": ("EIO", "EAGAIN"),
-    "unlink": ("ENOENT", "EACCES"),
+    "accept4": ("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "ECONNABORTED", "EINTR", "EPERM"),
+    "close": ("EIO", "EINTR"),
+    "write": ("EIO", "EAGAIN", "ENOSPC", "EPIPE"),
+    "unlink": ("ENOENT", "EACCES", "EBUSY", "EIO", "EPERM", "EROFS"),
+    "munmap": ("ENOMEM",),
 }
+# Where the log goes, if not to a file, and what else hawkey may be told then. Nobody may be troubled.
+LOG = {
+    "socket": {
+        "ppoll": ("EINTR", "ENOMEM"),
+        "write": ("EAGAIN", "EINTR", "EPIPE", "ECONNRESET", "ENOBUFS", "ENOMEM"),
+    },
+    "pipe": {
+        "open": ("EACCES", "EINTR", "ELOOP", "EMFILE", "ENFILE", "ENOENT", "ENOMEM", "ENXIO", "EPERM"),
+        "write": ("EAGAIN", "EINTR", "EPIPE"),
+    },
+    # A pipe that is full: lines wait, in memory that grows.
+    "unread": {
+        "write": ("EAGAIN", "EINTR"),
+        "mmap": ("ENOMEM", "EAGAIN"),
+        "mremap": ("ENOMEM", "EAGAIN"),
+        "munmap": ("ENOMEM",),
+        "brk": ("ENOMEM",),
+    },
+}
+# After a write with one of these a line may come late; after others it may be lost.
+LATE_LINES = ("EAGAIN", "EINTR")
+# What the manual pages know no errors for that could happen here.
+NEVER_FAIL = {"rt_sigaction", "rt_sigreturn", "exit_group", "sigaltstack", "restart_syscall"}
 
 CONFIGURATION = """
 listen = ["127.0.0.1:0", "unix:{folder}/hawkey.sock"]
@@ -115,9 +155,10 @@ drain = "2s"
 
 
 class Scene:
-    """A hawkey under strace between its upstreams. `injected` is strace's `-e inject`, or `None`."""
+    """A hawkey under strace between its upstreams. `injected` is strace's `-e inject`, or `None`; without anything `traced` there is
+    no strace either. The file of its Unix socket was left by a process that had no time to remove it."""
 
-    def __init__(self, stage, binary, injected=None, traced="all", small_buffers=False):
+    def __init__(self, stage, binary, injected=None, traced="all", small_buffers=False, log_to=None, **environment):
         self.stage = stage
         self.trace = stage.folder / "trace"
         self.origins = (Origin(small_buffers=small_buffers), Origin(stage.folder / "origin.sock", small_buffers))
@@ -126,10 +167,12 @@ class Scene:
         configuration = stage.folder / "hawkey.toml"
         tcp, unix = (origin.address for origin in self.origins)
         configuration.write_text(CONFIGURATION.format(folder=stage.folder, tcp=tcp, unix=unix, refused=free_port()))
-        strace = ["strace", "-D", "-f", "-qq", "-e", "signal=none", "-o", self.trace, "-e", f"trace={traced}"]
+        with socket.socket(socket.AF_UNIX) as left_over:
+            left_over.bind(f"{stage.folder}/hawkey.sock")
+        strace = ["strace", "-D", "-f", "-qq", "-e", "signal=none", "-o", self.trace, "-e", f"trace={traced}"] if traced else []
         if injected:
             strace += ["-e", f"inject={injected}"]
-        self.hawkey = stage.start("hawkey", [*strace, binary, "-c", configuration])
+        self.hawkey = stage.start("hawkey", [*strace, binary, "-c", configuration], log_to, **environment)
 
     def listens(self):
         """Waits until hawkey listens."""
@@ -139,17 +182,29 @@ class Scene:
         self.descriptors_at_start = self.descriptors()
 
     def rests(self):
-        """Waits until hawkey has served a client and nothing is left to do."""
+        """Waits until nothing is left to do but an exchange whose upstream takes its time; who tells the outcome of that."""
         self.listens()
         self.settles()
-        time.sleep(0.05)
+        outcomes = []
+        thread = threading.Thread(target=lambda: outcomes.append(Client(self.address).get("/late/4", 0)))
+        thread.start()
+        time.sleep(0.1)
+
+        def outcome():
+            thread.join()
+            return outcomes[0]
+
+        return outcome
 
     def descriptors(self):
         return len(os.listdir(f"/proc/{self.hawkey.process.pid}/fd"))
 
-    def calls(self):
-        """How many calls of each name the trace tells of."""
-        return collections.Counter(re.findall(r"^\d+ +(\w+)\(", self.trace.read_text(), re.MULTILINE))
+    def calls(self, until=None):
+        """How many calls of each name the trace tells of, until a line matches."""
+        trace = self.trace.read_text()
+        if until:
+            trace = trace[: re.search(until, trace, re.MULTILINE).start()]
+        return collections.Counter(re.findall(r"^\d+ +(\w+)\(", trace, re.MULTILINE))
 
     def was_injected(self):
         return "(INJECTED" in self.trace.read_text()
@@ -162,6 +217,7 @@ class Scene:
         yield "HEAD", kept.get("/bytes/77", 77, "HEAD")
         yield "POST with a length", kept.post(os.urandom(200_000))
         yield "POST in chunks", kept.post(os.urandom(200_000), chunked=True)
+        os.kill(self.hawkey.process.pid, signal.SIGHUP)
         yield "chunked answer", kept.get("/chunked/100000", 100_000)
         yield "large answer, read slowly", kept.get(f"/bytes/{large}", large, pause=0.005)
         refused = kept.get("/refused", 0)
@@ -173,6 +229,8 @@ class Scene:
         yield "pipeline", kept.pipeline([f"/bytes/10?{n}" for n in range(5)], 10)
         yield "tunnel", kept.tunnel(os.urandom(large // 2))
         yield "tunnel over Unix sockets", local.tunnel(os.urandom(100_000))
+        stalled = Client(self.address, small_buffers=True)
+        yield "reset behind a stalled reader", stalled.stall(lambda: self.origins[0].end_connections(by_reset=True))
         yield "client that leaves", kept.leave_early(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 9999\r\n\r\nabc")
         yield "client that resets", kept.leave_early(b"GET /bytes/1000000 HTTP/1.1\r\nHost: a\r\n\r\n", by_reset=True)
 
@@ -203,6 +261,26 @@ class Scene:
 
 class NotReached(Exception):
     """The call did not happen that often."""
+
+
+class Journal:
+    """Reads a log from a socket or a pipe into the file where its stage looks for it, unless it is told to pause."""
+
+    def __init__(self, stage, kind):
+        self.ours, self.theirs = (end.detach() for end in socket.socketpair()) if kind == "socket" else os.pipe()
+        self.reads = threading.Event()
+        self.reads.set()
+        stage.endings.callback(self.reads.set)
+
+    def of(self, program):
+        """Begins to read: it is this program's log, to which `theirs` has been given."""
+        os.close(self.theirs)
+        threading.Thread(target=self.read, args=(program,), daemon=True).start()
+
+    def read(self, program):
+        with os.fdopen(self.ours, "rb", buffering=0) as ours, program.err.open("ab", buffering=0) as file:
+            while self.reads.wait() and (data := ours.read(1 << 16)):
+                file.write(data)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,72 +332,302 @@ def starting(stage, binary, case, before):
     if not scene.hawkey.ended():
         if not scene.was_injected():
             raise NotReached
-        if case.errno in STARTING.get(case.call, ()):
-            raise Failure("hawkey runs without what it cannot do without")
         scene.listens()
         for name, outcome in scene.traffic(large=100_000):
             expect(name, RIGHT, outcome)
         scene.settles()
         return scene.stops()
-    scene.ended_well(1)
+    # A configuration that cannot be read is wrong usage.
+    scene.ended_well(2 if case.call in ("openat", "read") else 1)
     said = [line for line in scene.hawkey.said("err").splitlines() if not line.startswith("time=")]
-    if len(said) != 1 or not re.fullmatch(r"hawkey: [a-z].{15,200}", said[0]):
+    if len(said) != 1 or not re.fullmatch(r"hawkey: [a-z].{15,250}", said[0]):
         raise Failure(f"one clear sentence was expected, not {said}")
 
 
 def stopping(stage, binary, case, before):
-    """A call fails between the signal and the end."""
+    """A call fails between a signal and the end, while an exchange is under way."""
     scene = Scene(stage, binary, injection(case, before), case.call)
-    scene.rests()
+    late = scene.rests()
+    scene.stops()
+    outcome = late()
+    if not scene.was_injected():
+        raise NotReached
+    if outcome != RIGHT and not RUNNING.get(case.call, {}).get(case.errno):
+        raise Failure(f"the exchange under way: {outcome}")
+
+
+def logging(stage, binary, case, before):
+    """A call fails while the log goes to a socket or a pipe. Nobody is troubled, and only whole lines come."""
+    kind = case.phase.removeprefix("log to ")
+    scene, journal = logging_scene(stage, binary, kind, injection(case, before), case.call)
+    exchanges = log_much(scene, journal, kind)
+    others = read_on(scene, journal)
+    scene.settles()
     scene.stops()
     if not scene.was_injected():
         raise NotReached
+    wait_until("the whole log has come", lambda: "stopped sessions=" in scene.hawkey.said("err"), seconds=4)
+    log = scene.hawkey.said("err")
+    if torn := [line for line in log.splitlines() if not re.match(r"(time=\S+ )?level=\w+ \S", line) or line.count("level=") > 1]:
+        raise Failure(f"torn lines: {torn[:3]}")
+    told = len(re.findall(r"target=.?/bytes/7\?\d+", log))
+    lost = sum(int(n) for n in re.findall(r"lost_lines=(\d+)", log))
+    may_lose = case.call == "write" and case.errno not in LATE_LINES
+    if not exchanges * (not may_lose) <= told + lost <= exchanges + others:
+        raise Failure(f"{told} lines and {lost} told as lost, of {exchanges} exchanges")
 
 
-PHASES = {"starting": starting, "running": running, "stopping": stopping}
+def logging_scene(stage, binary, kind, injected=None, traced="all"):
+    """A hawkey whose log goes to a journal."""
+    journal = Journal(stage, kind)
+    scene = Scene(stage, binary, injected, traced, log_to=journal.theirs)
+    journal.of(scene.hawkey)
+    scene.listens()
+    return scene, journal
 
 
-def cases():
-    """Every case there is."""
-    for phase, table in (("starting", STARTING | OPTIONAL), ("running", RUNNING), ("stopping", STOPPING)):
-        times = range(1, 7) if phase == "starting" else TIMES
+def log_much(scene, journal, kind):
+    """Exchanges whose lines fill every buffer if nobody reads them, and are few if somebody does; how many."""
+    count, length = (20, 10) if kind != "unread" else (400, 1500)
+    if kind == "unread":
+        journal.reads.clear()
+    client = Client(scene.address)
+    for n in range(count):
+        expect("an exchange that is logged", RIGHT, client.get(f"/bytes/7?{n:0{length}}", 7))
+    client.close()
+    return count
+
+
+def read_on(scene, journal):
+    """Reads the log again, and waits until what waited has come, with a line behind it; of how many exchanges one was that."""
+    journal.reads.set()
+    exchanges = 0
+
+    def look():
+        nonlocal exchanges
+        exchanges += 1
+        client = Client(scene.address)
+        client.get("/bytes/9", 9)
+        client.close()
+        time.sleep(0.1)
+        return re.search(r"target=.?/bytes/9\b", scene.hawkey.said("err"))
+
+    wait_until("lines come again", look, seconds=8)
+    return exchanges
+
+
+PHASES = {"starting": starting, "running": running, "stopping": stopping} | {f"log to {kind}": logging for kind in LOG}
+
+
+def cases(before, during):
+    """Every case there is: of few calls each one fails, of many the first ones and some on the way."""
+    tables = {"starting": STARTING, "running": RUNNING, "stopping": STOPPING}
+    tables |= {f"log to {kind}": table for kind, table in LOG.items()}
+    for phase, table in tables.items():
         for call, errnos in table.items():
-            for errno, n in itertools.product(errnos, times):
+            count = during[phase][call]
+            times = range(1, count + 1) if count <= 6 else {1, 2, 5, *(count * part // 4 for part in (1, 2, 3))}
+            for errno, n in itertools.product(errnos, sorted(times) or [1]):
                 yield Case(phase, call, errno, n)
 
 
 def small_buffers(stage, binary):
-    """Short reads and writes everywhere, because both ends have very small buffers. Nothing may be troubled."""
+    """Short reads and writes everywhere: every socket has very small buffers, also those of hawkey. Nothing may be troubled."""
     scene = Scene(stage, binary, traced="sendto,recvfrom", small_buffers=True)
     scene.listens()
-    for name, outcome in scene.traffic(large=8 << 20, small_buffers=True):
-        expect(name, RIGHT, outcome)
+    over = threading.Event()
+    shrinking = threading.Thread(target=shrink_all, args=(scene.hawkey.process.pid, over))
+    shrinking.start()
+    try:
+        for name, outcome in scene.traffic(large=2 << 20, small_buffers=True):
+            expect(name, RIGHT, outcome)
+    finally:
+        over.set()
+        shrinking.join()
     scene.settles()
     scene.stops()
-    writes = re.findall(r"sendto\(.*, (\d+), \w+, NULL, 0\) = (\d+)$", scene.trace.read_text(), re.MULTILINE)
-    short = sum(int(written) < int(asked) for asked, written in writes)
-    if not short:
-        raise Failure(f"none of {len(writes)} writes was short")
+    trace = scene.trace.read_text()
+    # Most writes are as short as the reads before them.
+    for call, pattern, share in (
+        ("sendto", r"sendto\(.*, (\d+), \w+, NULL, 0\) = (\d+)$", 0.05),
+        ("recvfrom", r"recvfrom\(.*, (\d+), 0, NULL, NULL\) = (\d+)$", 0.5),
+    ):
+        sizes = [(int(asked), int(done)) for asked, done in re.findall(pattern, trace, re.MULTILINE)]
+        short = sum(done < asked for asked, done in sizes)
+        print(f"small buffers: {short} of {len(sizes)} calls of {call} were short", flush=True)
+        if short < len(sizes) * share:
+            raise Failure(f"only {short} of {len(sizes)} calls of {call} were short")
+
+
+def shrink_all(pid, over):
+    """Gives every socket of a process very small buffers, those that come later too. It is not asked: its descriptors are taken."""
+    seen, libc, process = set(), ctypes.CDLL(None, use_errno=True), os.pidfd_open(pid)
+    while not over.wait(0.001):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            # What is gone meanwhile is no concern of ours.
+            with contextlib.suppress(OSError):
+                what = os.readlink(f"/proc/{pid}/fd/{name}")
+                if not what.startswith("socket:") or what in seen:
+                    continue
+                if (taken := libc.syscall(PIDFD_GETFD, process, int(name), 0)) < 0:
+                    raise OSError(ctypes.get_errno(), "a descriptor cannot be taken")
+                with socket.socket(fileno=taken) as sock:
+                    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                        sock.setsockopt(socket.SOL_SOCKET, option, 4096)
+                seen.add(what)
+    os.close(process)
+
+
+# pidfd_getfd(2) has the same number on every architecture.
+PIDFD_GETFD = 438
+
+
+def moved_clock(seconds):
+    """A case: the machine's clock is moved so far, as hawkey sees it, while it waits. No deadline moves."""
+
+    def play(stage, binary):
+        library = subprocess.run(["faketime", "-f", "+0", "printenv", "LD_PRELOAD"], stdout=subprocess.PIPE, check=True, text=True)
+        clock = stage.folder / "clock"
+        clock.write_text("+0")
+        scene = Scene(
+            stage, binary, traced=None, LD_PRELOAD=library.stdout.strip(), FAKETIME_TIMESTAMP_FILE=str(clock), FAKETIME_NO_CACHE="1",
+            DONT_FAKE_MONOTONIC="1",
+        )
+        scene.listens()
+        begin = time.monotonic()
+        with concurrent.futures.ThreadPoolExecutor() as workers:
+            waits = {name: workers.submit(wait, Client(scene.address), begin) for name, (wait, _) in WAITS.items()}
+            time.sleep(0.7)
+            # By another name first, or half of it may be read.
+            (stage.folder / "new-clock").write_text(f"{seconds:+}")
+            (stage.folder / "new-clock").rename(clock)
+            client = Client(scene.address)
+            expect("an exchange behind it", RIGHT, client.get("/bytes/50", 50))
+            client.close()
+            ended = {name: future.result() for name, future in waits.items()}
+        scene.settles()
+        for name, took in ended.items():
+            _, limit = WAITS[name]
+            print(f"clock moved by {seconds:+} s: {name} ended after {took:.3f} s", flush=True)
+            if not limit - 0.01 <= took <= limit + 0.3:
+                raise Failure(f"{name} ended after {took:.3f} s instead of {limit}")
+        told = re.findall(r"^time=(\S+)Z ", scene.hawkey.said("err"), re.MULTILINE)
+        moved = datetime.datetime.fromisoformat(told[-1]) - datetime.datetime.fromisoformat(told[0])
+        if abs(moved.total_seconds() - seconds) > 60:
+            raise Failure(f"hawkey's clock was to move by {seconds} s, and its log moved by {moved}")
+        # And the drain limit, with a tunnel that stays.
+        sock, _ = open_tunnel(Client(scene.address))
+        with sock:
+            os.kill(scene.hawkey.process.pid, signal.SIGTERM)
+            begin = time.monotonic()
+            time.sleep(0.2)
+            clock.write_text("+0")
+            wait_until("hawkey ends as asked", scene.hawkey.ended, seconds=8)
+            took = time.monotonic() - begin
+        if not 1.9 <= took <= 2.3:
+            raise Failure(f"draining ended after {took:.3f} s instead of 2")
+        scene.ended_well(0)
+
+    return play
+
+
+def late_head(client, begin):
+    """Until half a head is answered with 408."""
+    with client.connect() as sock:
+        sock.sendall(b"GET / HT")
+        expect("the status line", b"HTTP/1.1 408 ", sock.recv(4096)[:13])
+        return time.monotonic() - begin
+
+
+def late_answer(client, begin):
+    """Until a request that is not answered is answered with 504."""
+    with client.connect() as sock:
+        sock.sendall(b"GET /late/50 HTTP/1.1\r\nHost: a\r\n\r\n")
+        expect("the status line", b"HTTP/1.1 504 ", sock.recv(4096)[:13])
+        return time.monotonic() - begin
+
+
+def idle_client(client, begin):
+    """Until a client that asks for nothing more is closed."""
+    with client.connect() as sock:
+        sock.sendall(b"OPTIONS / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n\r\n")
+        expect("the status line", b"HTTP/1.1 200 ", sock.recv(4096)[:13])
+        expect("what comes then", b"", sock.recv(4096))
+        return time.monotonic() - begin
+
+
+def silent_tunnel(client, begin):
+    """Until a tunnel in which nobody says anything is ended."""
+    sock, reader = open_tunnel(client)
+    with sock, contextlib.suppress(ConnectionResetError):
+        expect("what comes through a tunnel", b"", reader.read(1))
+    return time.monotonic() - begin
+
+
+def open_tunnel(client):
+    """A tunnel past its handshake: the socket, and what reads from it."""
+    sock = client.connect()
+    sock.sendall(
+        b"GET /tunnel HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    reader = sock.makefile("rb")
+    expect("the status of a handshake", 101, read_head(reader)[0])
+    return sock, reader
+
+
+# What waits while the clock is moved, and the seconds of its limit in the configuration.
+WAITS = {
+    "a late head": (late_head, 2),
+    "a late answer": (late_answer, 2),
+    "an idle client": (idle_client, 3),
+    "a silent tunnel": (silent_tunnel, 2),
+}
+DAY = 86400
+OTHERS = {"small buffers": small_buffers, "clock set forward": moved_clock(DAY), "clock set back": moved_clock(-DAY)}
 
 
 def rehearsal(binary, tools):
-    """How many calls of each name hawkey makes before each phase, and which it makes as it runs and stops."""
+    """How many calls of each name hawkey makes before each phase, and within it."""
+    before, during = {}, {}
     with (stage := Stage(tools)).endings:
         scene = Scene(stage, binary)
-        scene.rests()
-        rested = scene.calls()
+        late = scene.rests()
+        before["stopping"] = scene.calls()
         scene.stops()
+        expect("an exchange that is under way at a stop", RIGHT, late())
+        during["stopping"] = scene.calls() - before["stopping"]
     with (stage := Stage(tools)).endings:
         scene = Scene(stage, binary)
         scene.listens()
         wait_until("hawkey sleeps", lambda: "epoll_wait(" in scene.trace.read_text())
         time.sleep(0.1)
-        listening = scene.calls()
+        # What comes before is the loader's and the Rust runtime's.
+        before["starting"] = scene.calls(until=CONFIGURATION_READ)
+        before["running"] = scene.calls()
+        during["starting"] = before["running"] - before["starting"]
         for name, outcome in scene.traffic():
             expect(f"{name}, when nothing fails", RIGHT, outcome)
         scene.settles()
+        during["running"] = scene.calls() - before["running"]
         scene.stops()
-        return {"starting": collections.Counter(), "running": listening, "stopping": rested}, scene.calls() - listening
+    for kind in LOG:
+        phase = f"log to {kind}"
+        with (stage := Stage(tools)).endings:
+            scene, journal = logging_scene(stage, binary, kind)
+            wait_until("hawkey sleeps", lambda: "epoll_wait(" in scene.trace.read_text())
+            # The lines that say where hawkey listens must come. What is opened for the log is opened for the first of them.
+            before[phase] = scene.calls()
+            before[phase]["open"] = scene.calls(until=CONFIGURATION_READ)["open"]
+            log_much(scene, journal, kind)
+            read_on(scene, journal)
+            scene.settles()
+            during[phase] = scene.calls() - before[phase]
+            scene.stops()
+    return before, during
+
+
+CONFIGURATION_READ = r"^\d+ +openat\(.*hawkey\.toml"
 
 
 def main():
@@ -332,24 +640,28 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     before, during = rehearsal(binary, tools)
-    print("A running hawkey calls", ", ".join(f"{name} ({n})" for name, n in during.most_common()), flush=True)
-    unknown = set(during) - set(RUNNING) - set(STOPPING) - NEVER_FAIL
+    for phase, calls in during.items():
+        print(f"{phase}:", ", ".join(f"{name} ({n})" for name, n in calls.most_common()), flush=True)
+    known = {call for table in (STARTING, RUNNING, STOPPING, *LOG.values()) for call in table} | NEVER_FAIL
     results = {}
-    if unknown:
+    if unknown := {call for calls in during.values() for call in calls} - known:
         results["every call is in the tables"] = Failure(f"not in any table: {sorted(unknown)}")
 
     def play(case):
         stage = Stage(tools)
         with stage.endings:
-            if case == "small buffers":
-                return small_buffers(stage, binary)
+            if case in OTHERS:
+                return OTHERS[case](stage, binary)
             return PHASES[case.phase](stage, binary, case, before[case.phase])
 
-    chosen = [case for case in ["small buffers", *cases()] if is_chosen(case, tools.case)]
+    chosen = [case for case in [*OTHERS, *cases(before, during)] if is_chosen(case, tools.case)]
     with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count() + 1) as workers:
         futures = {workers.submit(play, case): case for case in chosen}
         for future in concurrent.futures.as_completed(futures):
-            results[futures[future]] = future.exception()
+            case, problem = futures[future], future.exception()
+            if isinstance(problem, NotReached) and case.time == 1:
+                problem = Failure("it is never called here")
+            results[case] = problem
     return tell(results)
 
 

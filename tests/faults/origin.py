@@ -1,7 +1,8 @@
 """An origin whose every answer can be foretold, over TCP and over Unix sockets.
 
 `GET /bytes/N` and `GET /chunked/N` answer N bytes that the whole target determines, `POST /echo` answers what it got,
-`GET /torn/N` breaks off by a reset after half of its N bytes, and a WebSocket handshake opens a tunnel that echoes raw bytes.
+`GET /torn/N` breaks off by a reset after half of its N bytes, `GET /late/N` is answered after N tenths of a second. A WebSocket
+handshake opens a tunnel that echoes raw bytes, behind many of its own if its target is `/flood`.
 """
 
 import base64
@@ -13,7 +14,10 @@ import socket
 import socketserver
 import struct
 import threading
+import time
 
+# More than the buffers between an upstream and a client that does not read take.
+FLOOD_BYTES = 1 << 24
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
@@ -48,6 +52,9 @@ class Exchanges(http.server.BaseHTTPRequestHandler):
             self.answer_in_chunks(body_of(self.path, int(size)))
         elif kind == "torn":
             self.answer_torn(body_of(self.path, int(size)))
+        elif kind == "late":
+            time.sleep(int(size) / 10)
+            self.answer(b"")
         else:
             self.answer(body_of(self.path, int(size)))
 
@@ -104,6 +111,8 @@ class Exchanges(http.server.BaseHTTPRequestHandler):
         self.send_header("sec-websocket-accept", accept_of(self.headers["sec-websocket-key"]))
         self.end_headers()
         self.wfile.flush()
+        if self.path == "/flood":
+            self.connection.sendall(body_of(self.path, FLOOD_BYTES))
         while data := self.rfile.read1(1 << 16):
             self.connection.sendall(data)
         self.connection.shutdown(socket.SHUT_WR)
@@ -142,9 +151,11 @@ class Connections(socketserver.ThreadingMixIn):
     def handle_error(self, *_):
         """Whatever breaks a connection is seen at its other end."""
 
-    def end_connections(self):
+    def end_connections(self, by_reset=False):
         for request in list(self.open):
             with contextlib.suppress(OSError):
+                if by_reset:
+                    reset_on_close(request)
                 request.shutdown(socket.SHUT_RDWR)
 
 
@@ -168,9 +179,9 @@ class Origin:
         self.address = f"unix:{path}" if path else "127.0.0.1:%d" % self.server.server_address[1]
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
-    def end_connections(self):
+    def end_connections(self, by_reset=False):
         """Ends every connection, the idle ones too."""
-        self.server.end_connections()
+        self.server.end_connections(by_reset)
 
     def close(self):
         """Ends the origin and its connections."""

@@ -82,8 +82,8 @@ class Stage:
         self.endings = contextlib.ExitStack()
         self.folder = pathlib.Path(self.endings.enter_context(tempfile.TemporaryDirectory(prefix="hawkey-")))
 
-    def start(self, name, command, **environment):
-        """Starts a program that stays."""
+    def start(self, name, command, log_to=None, **environment):
+        """Starts a program that stays. Whoever has it write its standard error to `log_to` brings that into its file `err`."""
         number = len(self.programs)
         out, err = (self.folder / f"{number}-{name}.{stream}" for stream in ("out", "err"))
         with out.open("wb") as stdout, err.open("wb") as stderr:
@@ -91,7 +91,7 @@ class Stage:
                 [str(part) for part in command],
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
-                stderr=stderr,
+                stderr=stderr if log_to is None else log_to,
                 cwd=self.folder,
                 env=os.environ | {"NODE_PATH": str(self.tools.modules), "PATH": PATH} | environment,
                 start_new_session=True,
