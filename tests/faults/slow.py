@@ -28,6 +28,8 @@ HEAD_SECONDS, IDLE_SECONDS = 8, 8
 LATE_MS_MAX = 300
 # The good client may wait so many times as long as in quiet, or as without hawkey at the same time, or so long at all.
 P99_RATIO_MAX, P99_MS_MAX = 10, 20
+# The slow clients and their upstream stand back behind hawkey and the good client, which are to wait for each other and not for a core.
+NICENESS = 10
 
 CONFIGURATION = """
 listen = ["127.0.0.1:0"]
@@ -97,13 +99,13 @@ def slow(name, stage, verdicts):
     """2,000 slow clients beside a good one."""
     options, target, seconds, kib = SLOW[name]
     _, (good, _) = origins_elsewhere(stage, stage.folder / "good.sock")
-    scene = Scene(stage, CONFIGURATION.replace("{good}", good))
+    scene = Scene(stage, CONFIGURATION.replace("{good}", good), NICENESS)
     quiet_end = time.monotonic() + 2
     quiet = times_of_a_good_client(scene.address, good, lambda: time.monotonic() > quiet_end)
     held, memory = scene.descriptors(), scene.memory()
     test = stage.start(
         "slowhttptest",
-        ["slowhttptest", *options, "-c", SLOW_CLIENTS, "-r", SLOW_CLIENTS // 4, "-l", seconds + 12, "-v", "1",
+        ["nice", "-n", NICENESS, "slowhttptest", *options, "-c", SLOW_CLIENTS, "-r", SLOW_CLIENTS // 4, "-l", seconds + 12, "-v", "1",
          "-u", f"http://{scene.address}{target}"],
     )
     most, highest, shed_by = held, memory, None

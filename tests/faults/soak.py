@@ -40,8 +40,8 @@ route = [
 class Scene:
     """A hawkey between its upstreams, which live in a process of their own."""
 
-    def __init__(self, stage, configuration=CONFIGURATION):
-        self.origins, (tcp, unix) = origins_elsewhere(stage, stage.folder / "origin.sock")
+    def __init__(self, stage, configuration=CONFIGURATION, niceness=0):
+        self.origins, (tcp, unix) = origins_elsewhere(stage, stage.folder / "origin.sock", niceness)
         self.hawkey = stage.hawkey(configuration=configuration.format(folder=stage.folder, tcp=tcp, unix=unix))
         self.address = self.hawkey.address
         self.pid = self.hawkey.process.pid
@@ -69,17 +69,18 @@ class Scene:
         wait_until(f"hawkey holds {descriptors} descriptors again", look, seconds=20)
 
 
-def origins_elsewhere(stage, path):
-    """Starts two origins in a process of their own; the pipe to it, and their addresses."""
+def origins_elsewhere(stage, path, niceness=0):
+    """Starts two origins in a process of their own, which stands so far back behind others; the pipe to it, and their addresses."""
     ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.Process(target=serve, args=(theirs, path), daemon=True)
+    process = multiprocessing.Process(target=serve, args=(theirs, path, niceness), daemon=True)
     process.start()
     stage.endings.callback(process.kill)
     return ours, ours.recv()
 
 
-def serve(pipe, path):
+def serve(pipe, path, niceness):
     """The process of the origins."""
+    os.nice(niceness)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     origins = (Origin(), Origin(path))
