@@ -40,7 +40,7 @@ impl Outlet {
         }
     }
 
-    /// Writes as much of `bytes` to `fd` as can be written now, and tells how much that was.
+    /// Writes as much of `bytes` to `fd` as can be written now, and tells how much that was. An error behind that is told next time.
     pub fn write(&self, fd: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
         let (fd, step) = match self {
             Outlet::File => (fd.as_fd(), bytes.len()),
@@ -56,7 +56,8 @@ impl Outlet {
                 Ok(0) | Err(Errno::AGAIN) => break,
                 Ok(n) => written += n,
                 Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) if written == 0 => return Err(error.into()),
+                Err(_) => break,
             }
         }
         Ok(written)

@@ -2,7 +2,7 @@
 //!
 //! A line is formatted when it is logged and written at the end of the turn, all lines of a turn with one call where standard
 //! error takes them. If it takes nothing, because nobody reads the pipe or the disk is full, the loop goes on: up to
-//! [`WAITING_BYTES_MAX`] wait, what comes then is counted and lost.
+//! [`WAITING_BYTES_MAX`] wait, unless writing fails; what comes then is counted and lost, and told of when lines are taken again.
 
 use std::io::{self, Write};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -13,13 +13,19 @@ use crate::os::nonblocking::Outlet;
 /// Bytes of lines that wait for a reader.
 const WAITING_BYTES_MAX: usize = 256 * 1024;
 
+/// Lines that have not been written yet, and what is known of those before them.
 #[derive(Debug)]
 struct Waiting {
     lines: Vec<u8>,
+    /// Lines that nobody will read.
     lost: u64,
+    /// What was written last ends within a line.
+    is_torn: bool,
+    /// The last attempt to write failed: the pipe is closed for good, or the disk full for now.
+    is_failing: bool,
 }
 
-static WAITING: Mutex<Waiting> = Mutex::new(Waiting { lines: Vec::new(), lost: 0 });
+static WAITING: Mutex<Waiting> = Mutex::new(Waiting::new());
 
 /// Installs the logger of the process. `filter` is in the language of `RUST_LOG`, which counts if there is none; without either
 /// it is `info`.
@@ -41,43 +47,112 @@ pub fn start(filter: Option<&str>) -> Result<(), String> {
 
 /// Writes the lines that wait, as far as that goes without waiting. Whether some are left.
 pub fn flush() -> bool {
-    let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
-    if waiting.lost > 0 && waiting.lines.len() < WAITING_BYTES_MAX / 2 {
-        let lost = std::mem::take(&mut waiting.lost);
-        waiting.lines.extend_from_slice(
-            format!("level=warn lost_lines={lost} why=\"standard error was not read\"\n").as_bytes(),
-        );
-    }
-    if waiting.lines.is_empty() {
-        return false;
-    }
     static OUTLET: OnceLock<Outlet> = OnceLock::new();
-    match OUTLET.get_or_init(|| Outlet::of(io::stderr())).write(io::stderr(), &waiting.lines) {
-        Ok(n) => drop(waiting.lines.drain(..n)),
-        // Closed for good, or a full disk: there is nobody to tell.
-        Err(_) => waiting.lines.clear(),
+    let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
+    waiting.flush(|bytes| OUTLET.get_or_init(|| Outlet::of(io::stderr())).write(io::stderr(), bytes))
+}
+
+impl Waiting {
+    const fn new() -> Waiting {
+        Waiting { lines: Vec::new(), lost: 0, is_torn: false, is_failing: false }
     }
-    // A turn with many lines does not own their memory for ever.
-    if waiting.lines.is_empty() && waiting.lines.capacity() > WAITING_BYTES_MAX / 8 {
-        waiting.lines = Vec::new();
+
+    fn push(&mut self, line: &[u8]) {
+        if self.lines.len() + line.len() > WAITING_BYTES_MAX {
+            self.lost = self.lost.saturating_add(1);
+            return;
+        }
+        if self.lines.is_empty() && self.is_torn {
+            // The rest of that line was lost.
+            self.lines.push(b'\n');
+        }
+        self.lines.extend_from_slice(line);
     }
-    !waiting.lines.is_empty()
+
+    /// Offers the lines to `write`, and tells of those that were lost once it takes lines again. Whether some are left.
+    fn flush(&mut self, mut write: impl FnMut(&[u8]) -> io::Result<usize>) -> bool {
+        if !self.lines.is_empty() {
+            let written = write(&self.lines);
+            self.note_written(written);
+        }
+        if self.lines.is_empty() && self.lost > 0 && !self.is_failing {
+            let lost = std::mem::take(&mut self.lost);
+            self.push(format!("level=warn lost_lines={lost} why=\"standard error was not read\"\n").as_bytes());
+            let written = write(&self.lines);
+            self.note_written(written);
+            if self.is_failing {
+                self.lost = lost;
+            }
+        }
+        // A turn with many lines does not own their memory for ever.
+        if self.lines.is_empty() && self.lines.capacity() > WAITING_BYTES_MAX / 8 {
+            self.lines = Vec::new();
+        }
+        !self.lines.is_empty()
+    }
+
+    fn note_written(&mut self, written: io::Result<usize>) {
+        self.is_failing = written.is_err();
+        match written {
+            Ok(n) => {
+                if let Some(last) = self.lines.drain(..n).next_back() {
+                    self.is_torn = last != b'\n';
+                }
+            }
+            Err(_) => {
+                let ends = self.lines.iter().filter(|byte| **byte == b'\n').count();
+                self.lost = self.lost.saturating_add(ends as u64 - u64::from(self.lines.starts_with(b"\n")));
+                self.lines.clear();
+            }
+        }
+    }
 }
 
 struct Journal;
 
 impl Write for Journal {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.lines.len() + line.len() <= WAITING_BYTES_MAX {
-            waiting.lines.extend_from_slice(line);
-        } else {
-            waiting.lost = waiting.lost.saturating_add(1);
-        }
+        WAITING.lock().unwrap_or_else(PoisonError::into_inner).push(line);
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lines, each offered to a disk that takes as many bytes as it is told, and fails when that is 0.
+    fn read(lines: &[(&str, usize)]) -> String {
+        let (mut waiting, mut disk) = (Waiting::new(), Vec::new());
+        for &(line, mut takes) in lines {
+            if !line.is_empty() {
+                waiting.push(format!("{line}\n").as_bytes());
+            }
+            waiting.flush(|bytes| {
+                let n = bytes.len().min(takes);
+                disk.extend_from_slice(&bytes[..n]);
+                takes -= n;
+                if n > 0 { Ok(n) } else { Err(io::ErrorKind::StorageFull.into()) }
+            });
+        }
+        String::from_utf8(disk).unwrap()
+    }
+
+    #[test]
+    fn a_disk_that_was_full_holds_whole_lines_and_how_many_were_lost() {
+        let lost = |n| format!("level=warn lost_lines={n} why=\"standard error was not read\"\n");
+        assert_eq!(read(&[("one", 99), ("two", 99)]), "one\ntwo\n");
+        assert_eq!(read(&[("one", 99), ("two", 0), ("three", 0), ("four", 999)]), format!("one\nfour\n{}", lost(2)));
+        // Two bytes of the second line were taken: it is whole when the rest can be.
+        assert_eq!(read(&[("one", 99), ("two", 2), ("three", 999)]), "one\ntwo\nthree\n");
+        // If the rest never can, it ends where it was torn, and counts as lost.
+        assert_eq!(read(&[("one", 2), ("two", 0), ("three", 0), ("four", 999)]), format!("on\nfour\n{}", lost(3)));
+        assert_eq!(read(&[("one", 0), ("", 0), ("", 0), ("two", 999)]), format!("two\n{}", lost(1)));
+        // No room for the line that tells of the others: they are told of later.
+        assert_eq!(read(&[("one", 0), ("two", 4), ("three", 999)]), format!("two\nthree\n{}", lost(1)));
     }
 }
