@@ -220,8 +220,16 @@ fn put_ip(out: &mut Vec<u8>, ip: IpAddr) {
     match ip {
         IpAddr::V4(ip) => {
             for (place, octet) in ip.octets().into_iter().enumerate() {
-                put(out, &[if place == 0 { "" } else { "." }]);
-                put_number(out, octet.into());
+                if place > 0 {
+                    out.push(b'.');
+                }
+                if octet >= 100 {
+                    out.push(b'0' | (octet / 100));
+                }
+                if octet >= 10 {
+                    out.push(b'0' | (octet / 10 % 10));
+                }
+                out.push(b'0' | (octet % 10));
             }
         }
         IpAddr::V6(ip) => {
