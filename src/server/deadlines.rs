@@ -13,10 +13,8 @@ use crate::server::table::PairKey;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tick(u64);
 
-impl Tick {
-    /// No deadline.
-    pub const NEVER: Tick = Tick(u64::MAX);
-}
+/// When a session is looked at anyway: the deadline of its entry that counts, if it has one.
+pub type Armed = Option<Instant>;
 
 /// Entries by time. Those that no longer count go when they fire.
 #[derive(Debug)]
@@ -39,16 +37,21 @@ impl Deadlines {
     }
 
     /// Sees to it that `key` is looked at when `deadline` comes. `armed` is when that will be anyway, and is updated.
-    pub fn arm(&mut self, key: PairKey, deadline: Option<Instant>, armed: &mut Tick) {
-        let Some(deadline) = deadline else { return };
-        let tick = self.tick(deadline);
-        if tick < *armed {
-            self.entries.push(Reverse((tick, key)));
-            *armed = tick;
+    pub fn arm(&mut self, key: PairKey, deadline: Option<Instant>, armed: &mut Armed) {
+        if let Some(deadline) = deadline
+            && armed.is_none_or(|armed| deadline < armed)
+        {
+            self.entries.push(Reverse((self.tick(deadline), key)));
+            *armed = Some(deadline);
         }
     }
 
-    /// The next entry that has fired. It counts if its session is still armed for this tick.
+    /// Whether the entry at `tick` is the one that `armed` tells of.
+    pub fn counts(&self, tick: Tick, armed: Armed) -> bool {
+        armed.is_some_and(|armed| self.tick(armed) == tick)
+    }
+
+    /// The next entry that has fired. It counts if its session is still armed for it: see [`counts`](Deadlines::counts).
     pub fn next_fired(&mut self) -> Option<(Tick, PairKey)> {
         let Reverse((tick, _)) = self.entries.peek()?;
         if *tick > self.now {
@@ -62,9 +65,11 @@ impl Deadlines {
         self.entries.len()
     }
 
-    /// Drops the entries that no longer count, as `counts` says.
-    pub fn retain(&mut self, counts: impl Fn(Tick, PairKey) -> bool) {
-        self.entries.retain(|Reverse((tick, key))| counts(*tick, *key));
+    /// Drops the entries that no longer count, where `armed` says when each session is looked at anyway.
+    pub fn sweep(&mut self, armed: impl Fn(PairKey) -> Armed) {
+        let mut entries = std::mem::take(&mut self.entries);
+        entries.retain(|Reverse((tick, key))| self.counts(*tick, armed(*key)));
+        self.entries = entries;
     }
 
     /// How long it is until the next entry fires.
@@ -88,7 +93,7 @@ mod tests {
         let origin = Instant::now();
         let at = |millis| Some(origin + Duration::from_millis(millis));
         let mut deadlines = Deadlines::with_bytes(origin, 0);
-        let (mut one, mut two) = (Tick::NEVER, Tick::NEVER);
+        let (mut one, mut two) = (None, None);
         deadlines.arm(PairKey(1), at(100), &mut one);
         deadlines.arm(PairKey(1), at(500), &mut one);
         deadlines.arm(PairKey(2), at(300), &mut two);
@@ -99,17 +104,18 @@ mod tests {
             (deadlines.next_in().map(|wait| wait.as_millis()), deadlines.next_fired())
         };
         assert_eq!(fired_at(49), (Some(1), None));
-        assert_eq!(fired_at(50), (Some(0), Some((two, PairKey(2)))));
-        assert_eq!(fired_at(100), (Some(0), Some((one, PairKey(1)))));
-        let (stale, key) = fired_at(301).1.unwrap();
-        assert!(key == PairKey(2) && stale != two, "an entry that was overtaken no longer counts");
+        assert_eq!(fired_at(50), (Some(0), Some((Tick(50), PairKey(2)))));
+        assert_eq!(fired_at(100), (Some(0), Some((Tick(100), PairKey(1)))));
+        assert_eq!(fired_at(301), (Some(0), Some((Tick(300), PairKey(2)))));
+        assert!(deadlines.counts(Tick(50), two) && deadlines.counts(Tick(100), one));
+        assert!(!deadlines.counts(Tick(300), two), "an entry that was overtaken no longer counts");
     }
 
     #[test]
     fn entries_fire_at_their_time_or_up_to_a_millisecond_later() {
         let origin = Instant::now();
         let mut deadlines = Deadlines::with_bytes(origin, 0);
-        let mut armed = Tick::NEVER;
+        let mut armed = None;
         let deadline = origin + Duration::from_micros(1_234_567);
         deadlines.arm(PairKey(1), Some(deadline), &mut armed);
         for (micros, wait) in [(0, 1235), (1_234_000, 1), (1_234_999, 1), (1_235_000, 0)] {

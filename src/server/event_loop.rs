@@ -19,7 +19,7 @@ use crate::os::{descriptors, errors};
 use crate::proxy::session::Session;
 use crate::proxy::side::Side;
 use crate::proxy::turn::Turn;
-use crate::server::deadlines::{Deadlines, Tick};
+use crate::server::deadlines::Deadlines;
 use crate::server::journal;
 use crate::server::listener::Listener;
 use crate::server::pair::{BUDGET, Driven, Net, Pair};
@@ -170,9 +170,12 @@ impl EventLoop {
         } else {
             let paused = self.accept_paused_until.filter(|_| self.listeners.iter().any(|listener| listener.is_ready));
             let lines = self.lines_wait.then(|| self.turn.now + LINES_RETRY);
-            let wake = [self.net.upstreams.next_due(), paused, lines, self.stop_by];
-            let waits = wake.into_iter().flatten().map(|instant| instant.saturating_duration_since(self.turn.now));
-            waits.chain(self.deadlines.next_in()).min()
+            let mut timeout = self.deadlines.next_in();
+            for wake in [self.net.upstreams.next_due(), paused, lines, self.stop_by] {
+                let wait = wake.map(|instant| instant.saturating_duration_since(self.turn.now));
+                timeout = [timeout, wait].into_iter().flatten().min();
+            }
+            timeout
         };
         match self.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
@@ -198,8 +201,11 @@ impl EventLoop {
             }
         }
         while let Some((tick, key)) = self.deadlines.next_fired() {
-            let Some(pair) = self.pairs.get_mut(key.0 as usize).filter(|pair| pair.armed == tick) else { continue };
-            pair.armed = Tick::NEVER;
+            let Some(pair) = self.pairs.get_mut(key.0 as usize) else { continue };
+            if !self.deadlines.counts(tick, pair.armed) {
+                continue;
+            }
+            pair.armed = None;
             if pair.session().deadline().is_some_and(|deadline| deadline <= self.turn.now) {
                 pair.noted.is_due = true;
                 self.queue.push(pair, key);
@@ -243,7 +249,7 @@ impl EventLoop {
         // Ended sessions leave entries behind, which may be far from firing.
         if self.deadlines.len() > self.pairs.len() + self.pairs.len() / 4 + DEADLINES_SPARE {
             let pairs = &self.pairs;
-            self.deadlines.retain(|tick, key| pairs.get(key.0 as usize).is_some_and(|pair| pair.armed == tick));
+            self.deadlines.sweep(|PairKey(key)| pairs.get(key as usize)?.armed);
         }
         self.lines_wait = journal::flush();
     }

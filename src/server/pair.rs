@@ -10,7 +10,7 @@ use crate::proxy::policy::UpstreamId;
 use crate::proxy::session::{Session, Step};
 use crate::proxy::side::{Both, Side};
 use crate::proxy::turn::Turn;
-use crate::server::deadlines::Tick;
+use crate::server::deadlines::Armed;
 use crate::server::socket::{Moved, Socket};
 use crate::server::table::{Holder, PairKey, SocketKey, Table};
 use crate::server::upstreams::Upstreams;
@@ -40,11 +40,11 @@ pub struct Pair {
     session: Session,
     sockets: Both<Option<SocketKey>>,
     /// When the loop looks at it again anyway.
-    pub armed: Tick,
+    pub armed: Armed,
     /// What the loop has taken note of since it was last driven.
     pub noted: Noted,
-    /// What was spent of the budget when it was last driven.
-    spent: u32,
+    /// What was spent of the budget when it was last driven, in KiB.
+    spent_kib: u16,
 }
 
 /// What happened to a pair, to be told to its session when it is driven.
@@ -75,12 +75,12 @@ impl Pair {
     /// A session and the socket of its client.
     pub fn new(session: Session, client: SocketKey) -> Pair {
         let sockets = Both { client: Some(client), upstream: None };
-        Pair { session, sockets, armed: Tick::NEVER, noted: Noted::default(), spent: 0 }
+        Pair { session, sockets, armed: None, noted: Noted::default(), spent_kib: 0 }
     }
 
-    /// What was spent of the [`BUDGET`] when it was last driven.
+    /// What was spent of the [`BUDGET`] when it was last driven, in whole KiB.
     pub fn spent(&self) -> usize {
-        self.spent as usize
+        usize::from(self.spent_kib) * 1024
     }
 
     /// Whether it moved much when it was last driven, and so will probably do again.
@@ -128,9 +128,12 @@ impl Pair {
                 break;
             }
         }
-        self.spent = spent as u32;
-        self.tell_breaks(noted, net, turn);
-        self.carry_out_steps(key, net, turn);
+        // At most the budget, and one read and one write of each side.
+        self.spent_kib = (spent / 1024) as u16;
+        if noted.broke != Both::default() {
+            self.tell_breaks(noted, net, turn);
+            self.carry_out_steps(key, net, turn);
+        }
         self.session.settle(turn);
         if self.session.is_closed() {
             Side::BOTH.into_iter().for_each(|side| self.close(side, net));
@@ -219,12 +222,14 @@ impl Pair {
         Some(1)
     }
 
+    #[inline]
     fn carry_out_steps(&mut self, key: PairKey, net: &mut Net, turn: &mut Turn) {
         while let Some(step) = self.session.next_step() {
             self.carry_out(step, key, net, turn);
         }
     }
 
+    #[cold]
     fn carry_out(&mut self, step: Step, key: PairKey, net: &mut Net, turn: &mut Turn) {
         match step {
             Step::Connect => self.connect(key, net, turn),
@@ -344,7 +349,8 @@ pub mod tests {
     #[test]
     fn an_idle_tunnel_costs_at_most_256_bytes() {
         // A pair, two sockets, and two entries for its deadline: the one that counts, and one that was overtaken.
-        let bytes = size_of::<Pair>() + 2 * Table::ENTRY_BYTES + 2 * size_of::<(Tick, PairKey)>();
+        let bytes =
+            size_of::<Pair>() + 2 * Table::ENTRY_BYTES + 2 * size_of::<(crate::server::deadlines::Tick, PairKey)>();
         assert!(
             bytes <= 256,
             "a pair of {}, sockets of {}: {bytes} bytes in all",
