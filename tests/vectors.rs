@@ -1,8 +1,8 @@
 //! HTTP and an expectation, from `tests/vectors/*.txt`, held against a session in memory.
 //!
-//! `tests/vectors/README.md` tells the format. Every vector is played whole, in pieces of 1, 2, 3 and 7 bytes, with a further
-//! request behind the client's last bytes, and with bytes that nobody asked for behind the upstream's. What comes is compared
-//! byte by byte.
+//! `tests/vectors/README.md` tells the format. Every vector is played whole, in pieces of 1, 2, 3 and 7 bytes, cut in two at every
+//! byte, with a further request behind the client's last bytes, and with bytes that nobody asked for behind the upstream's. What
+//! comes is compared byte by byte.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use std::{fmt, fs};
 
 use hawkey::Config;
-use hawkey::proxy::policy::{ClientAddress, UpstreamId};
+use hawkey::proxy::policy::{ClientAddress, Policy, UpstreamId};
 use hawkey::proxy::session::{Session, Step};
 use hawkey::proxy::side::{Both, Side};
 use hawkey::proxy::turn::Turn;
@@ -343,9 +343,27 @@ fn unescape(text: &str) -> Result<Vec<u8>, String> {
 /// How the bytes of a vector come, and what comes behind them.
 #[derive(Clone, Copy, Debug)]
 struct Way {
-    /// Bytes that come at once.
-    piece: usize,
+    pieces: Pieces,
     behind: Behind,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Pieces {
+    Whole,
+    /// So many bytes at a time.
+    Of(usize),
+    /// So many bytes of each side's bytes at first, and then the others.
+    Two(usize),
+}
+
+impl Pieces {
+    fn of<'a>(&self, bytes: &'a [u8]) -> Vec<&'a [u8]> {
+        match *self {
+            Pieces::Of(piece) => bytes.chunks(piece).collect(),
+            Pieces::Two(at) if at < bytes.len() => vec![&bytes[..at], &bytes[at..]],
+            Pieces::Whole | Pieces::Two(_) => vec![bytes],
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -359,9 +377,10 @@ enum Behind {
 
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.piece {
-            usize::MAX => f.write_str("whole")?,
-            piece => write!(f, "in pieces of {piece}")?,
+        match self.pieces {
+            Pieces::Whole => f.write_str("whole")?,
+            Pieces::Of(piece) => write!(f, "in pieces of {piece}")?,
+            Pieces::Two(at) => write!(f, "in two pieces, the first of {at}")?,
         }
         f.write_str(match self.behind {
             Behind::Nothing => "",
@@ -376,15 +395,19 @@ const CANARY_ANSWER: &str = "HTTP/1.1 204 No Content\r\n\r\n";
 const UNASKED: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
 
 fn play_every_way(vector: &Vector) -> Result<(), String> {
-    let mut ways: Vec<_> = [usize::MAX, 1, 2, 3, 7].map(|piece| Way { piece, behind: Behind::Nothing }).into();
+    let pieces = [1, 2, 3, 7].map(Pieces::Of).into_iter().chain((1..vector.longest()).map(Pieces::Two));
+    let pieces = std::iter::once(Pieces::Whole).chain(pieces);
+    let mut ways: Vec<_> = pieces.map(|pieces| Way { pieces, behind: Behind::Nothing }).collect();
     if vector.allows_request_behind() {
-        ways.extend([usize::MAX, 1].map(|piece| Way { piece, behind: Behind::Request }));
+        ways.extend([Pieces::Whole, Pieces::Of(1)].map(|pieces| Way { pieces, behind: Behind::Request }));
     }
     if vector.allows_response_behind() {
-        ways.push(Way { piece: usize::MAX, behind: Behind::Response });
+        ways.push(Way { pieces: Pieces::Whole, behind: Behind::Response });
     }
+    let config = Config::from_toml(&vector.config).map_err(|error| format!("  its configuration: {error}"))?;
+    let policy = Rc::new(config.policy);
     ways.into_iter().try_for_each(|way| {
-        let played = catch_unwind(AssertUnwindSafe(|| play(vector, way)));
+        let played = catch_unwind(AssertUnwindSafe(|| play(vector, way, &policy)));
         let told = played.unwrap_or_else(|panic| Err(format!("a panic: {:?}", panic.downcast_ref::<String>())));
         told.map_err(|why| format!("  {way}\n{why}"))
     })
@@ -393,6 +416,12 @@ fn play_every_way(vector: &Vector) -> Result<(), String> {
 impl Vector {
     fn has(&self, is: impl Fn(&Act) -> bool) -> bool {
         self.acts.iter().any(|(_, act)| is(act))
+    }
+
+    /// How many bytes one of the sides sends at once, at most.
+    fn longest(&self) -> usize {
+        let sent = self.acts.iter().map(|(_, act)| if let Act::Sends(_, bytes) = act { bytes.len() } else { 0 });
+        sent.max().unwrap_or(0)
     }
 
     fn last(&self) -> Last {
@@ -422,9 +451,8 @@ impl Vector {
 }
 
 /// Plays a vector; on error what was expected and what came.
-fn play(vector: &Vector, way: Way) -> Result<(), String> {
-    let config = Config::from_toml(&vector.config).map_err(|error| format!("  its configuration: {error}"))?;
-    let mut world = World::new(config, vector.client);
+fn play(vector: &Vector, way: Way, policy: &Rc<Policy>) -> Result<(), String> {
+    let mut world = World::new(policy, vector.client);
     for (index, (line, act)) in vector.acts.iter().enumerate() {
         let behind = match (way.behind, act) {
             (Behind::Request, Act::Sends(Side::Client, _)) if vector.last_of(Side::Client) == Some(index) => CANARY,
@@ -486,9 +514,9 @@ struct Upstream {
 }
 
 impl World {
-    fn new(config: Config, client_address: ClientAddress) -> World {
-        let addresses = config.policy.upstreams.iter().map(|upstream| upstream.address.to_string()).collect();
-        let turn = Turn::new(Instant::now(), Rc::new(config.policy));
+    fn new(policy: &Rc<Policy>, client_address: ClientAddress) -> World {
+        let addresses = policy.upstreams.iter().map(|upstream| upstream.address.to_string()).collect();
+        let turn = Turn::new(Instant::now(), Rc::clone(policy));
         World {
             session: Session::new(1, client_address, &turn),
             turn,
@@ -511,7 +539,7 @@ impl World {
             Act::Sends(side, bytes) => {
                 let bytes = [bytes, behind.as_bytes()].concat();
                 let sender = self.upstream.as_ref().map(|upstream| upstream.number);
-                for piece in bytes.chunks(way.piece.min(bytes.len().max(1))) {
+                for piece in way.pieces.of(&bytes) {
                     if *side == Side::Client || self.upstream.as_ref().map(|upstream| upstream.number) == sender {
                         self.comes(*side, News::Bytes(piece.to_vec()));
                     } else {

@@ -1,8 +1,8 @@
 //! One reading: what hostile clients and upstreams send, and what hawkey makes of it.
 //!
 //! Each vector of `*.txt` is played twice: to a real hawkey process over sockets, followed by a canary request and with a second
-//! client beside it, in front of an upstream with a strict parser of its own; and to a session in memory, whole and cut in two at
-//! every byte. `README.md` tells the format.
+//! client beside it, in front of an upstream with a strict parser of its own; and to a session in memory, whole, byte by
+//! byte, and cut in two at every byte. `README.md` tells the format.
 
 mod judge;
 mod memory;

@@ -1,6 +1,7 @@
-//! A vector played to a session in memory, cut in two at any byte.
+//! A vector played to a session in memory, cut at any byte.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -20,25 +21,42 @@ pub fn policy() -> Rc<Policy> {
     Rc::new(config.expect("a configuration").policy)
 }
 
-/// Plays `vector` whole and cut in two at every byte of either side, of a long one at some 200 places; each time the same must
-/// come. Returns in how many ways it was played.
+/// Plays `vector` whole, byte by byte, and cut in two at every byte of either side; each time the same must come. Returns in how
+/// many ways it was played.
 pub fn play_every_way(vector: &Vector, policy: &Rc<Policy>) -> Result<usize, String> {
-    let whole = play(vector, policy, None).and_then(|whole| judged(vector, whole));
+    let whole = play(vector, policy, Cut::Nowhere).and_then(|whole| judged(vector, whole));
     let whole = whole.map_err(|why| format!("whole, in memory: {why}"))?;
-    let lengths = [
-        (Side::Client, vector.client.len() + CANARY.len()),
-        (Side::Upstream, vector.script.as_ref().map_or(0, |script| script.bytes.len())),
-    ];
+    let script_bytes = vector.script.as_ref().map_or(0, |script| script.bytes.len());
+    let cuts = (1..vector.client.len() + CANARY.len()).map(|at| Cut::At(Side::Client, at));
+    let cuts = cuts.chain((1..script_bytes).map(|at| Cut::At(Side::Upstream, at))).chain([Cut::Everywhere]);
     let mut ways = 1;
-    for (side, length) in lengths {
-        for cut in (1..length).step_by(length / 200 + 1) {
-            let told = play(vector, policy, Some((side, cut))).and_then(|outcome| judged(vector, outcome));
-            let told = told.and_then(|outcome| same(vector, &whole, &outcome));
-            told.map_err(|why| format!("cut at byte {cut} of the {}: {why}", side.as_str()))?;
-            ways += 1;
-        }
+    for cut in cuts {
+        let told = play(vector, policy, cut).and_then(|outcome| judged(vector, outcome));
+        let told = told.and_then(|outcome| same(vector, &whole, &outcome));
+        told.map_err(|why| format!("{cut}, in memory: {why}"))?;
+        ways += 1;
     }
     Ok(ways)
+}
+
+/// How what is sent is cut.
+#[derive(Clone, Copy, Debug)]
+enum Cut {
+    Nowhere,
+    /// In two, what one side sends.
+    At(Side, usize),
+    /// Each byte comes alone, of both sides.
+    Everywhere,
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cut::Nowhere => f.write_str("whole"),
+            Cut::At(side, at) => write!(f, "cut at byte {at} of the {}", side.as_str()),
+            Cut::Everywhere => f.write_str("byte by byte"),
+        }
+    }
 }
 
 fn judged(vector: &Vector, outcome: Outcome) -> Result<Outcome, String> {
@@ -77,7 +95,7 @@ struct World<'a> {
     session: Session,
     turn: Turn,
     coming: Both<VecDeque<News>>,
-    cut: Option<(Side, usize)>,
+    cut: Cut,
     /// The upstream's connection in use.
     connection: Option<usize>,
     connections: usize,
@@ -88,7 +106,7 @@ struct World<'a> {
     outcome: Outcome,
 }
 
-fn play(vector: &Vector, policy: &Rc<Policy>, cut: Option<(Side, usize)>) -> Result<Outcome, String> {
+fn play(vector: &Vector, policy: &Rc<Policy>, cut: Cut) -> Result<Outcome, String> {
     let turn = Turn::new(Instant::now(), Rc::clone(policy));
     let outcome =
         Outcome { got: Vec::new(), end: End::Open, seen: Vec::new(), unfinished: Vec::new(), tunnelled: Vec::new() };
@@ -128,10 +146,12 @@ fn play(vector: &Vector, policy: &Rc<Policy>, cut: Option<(Side, usize)>) -> Res
 }
 
 impl World<'_> {
+    /// What one side sends, as it comes. Nothing is a piece too: an upstream may have nothing to say.
     fn pieces(&self, of: Side, bytes: Vec<u8>) -> Vec<Vec<u8>> {
         match self.cut {
-            Some((side, at)) if side == of && at < bytes.len() => vec![bytes[..at].to_vec(), bytes[at..].to_vec()],
-            _ => vec![bytes],
+            Cut::At(side, at) if side == of && at < bytes.len() => vec![bytes[..at].to_vec(), bytes[at..].to_vec()],
+            Cut::Everywhere => bytes.chunks(1).map(<[u8]>::to_vec).collect(),
+            Cut::Nowhere | Cut::At(..) => vec![bytes],
         }
     }
 
