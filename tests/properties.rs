@@ -171,7 +171,7 @@ impl Body {
 }
 
 fn chunked() -> impl Strategy<Value = Chunked> {
-    let extension = prop_oneof![3 => Just(String::new()), 1 => ";[ -~]{0,20}"];
+    let extension = prop_oneof![3 => Just(String::new()), 1 => r#";([ !#-~]|"([ !#-\[\]-~]|\\[ -~]){0,5}"){0,20}"#];
     let chunk = (vec(any::<u8>(), 1..40), 0..4_usize, extension.clone());
     let trailer = "[A-Za-z0-9-]{1,8}:[ -~]{0,20}\r\n";
     (vec(chunk, 0..5), extension, vec(trailer, 0..3)).prop_map(|(chunks, last, trailers)| {

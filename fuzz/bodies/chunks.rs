@@ -97,13 +97,17 @@ impl Decoder<'_> {
         }
         if self.peek()? == b';' {
             self.cut(true)?;
-            let mut here = 0;
+            let (mut here, mut text) = (0, Vec::new());
             while self.peek()? != b'\r' {
+                text.push(self.peek()?);
                 (here, *extensions) = (here + 1, *extensions + 1);
                 let is_short =
                     here <= usize::from(CHUNK_EXTENSION_BYTES_MAX) && *extensions <= usize::from(EXTENSION_BYTES_MAX);
                 let is_sound = stands_in_value(self.peek()?);
                 self.cut(is_short && is_sound)?;
+            }
+            if has_open_quote(&latin1(&text)) {
+                return Err(Verdict::Wrong);
             }
         }
         self.line_end()?;
@@ -174,6 +178,24 @@ impl Decoder<'_> {
         self.reading.read += 1;
         Ok(())
     }
+}
+
+/// Whether a quoted string begins in `text` and does not end in it (RFC 9110, 5.6.4).
+fn has_open_quote(text: &str) -> bool {
+    let mut rest = text;
+    while let Some((_, quoted)) = rest.split_once('"') {
+        let mut characters = quoted.chars();
+        loop {
+            match characters.next() {
+                None => return true,
+                Some('"') => break,
+                Some('\\') => drop(characters.next()),
+                Some(_) => {}
+            }
+        }
+        rest = characters.as_str();
+    }
+    false
 }
 
 fn stands_in_value(byte: u8) -> bool {

@@ -35,6 +35,7 @@ enum State {
     Extension {
         size: u64,
         bytes: u16,
+        quotes: Quotes,
     },
     /// Behind the CR that ends a size line.
     SizeLf {
@@ -57,6 +58,27 @@ enum State {
     /// Behind the CR that ends the trailer section.
     EndLf,
     End,
+}
+
+/// Where in the quoted strings of an extension it is (RFC 9110, 5.6.4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Quotes {
+    #[default]
+    Outside,
+    Inside,
+    /// Inside, behind a backslash.
+    Escaped,
+}
+
+impl Quotes {
+    fn behind(self, byte: u8) -> Quotes {
+        match (self, byte) {
+            (Quotes::Outside, b'"') | (Quotes::Escaped, _) => Quotes::Inside,
+            (Quotes::Inside, b'\\') => Quotes::Escaped,
+            (Quotes::Inside, b'"') => Quotes::Outside,
+            (same, _) => same,
+        }
+    }
 }
 
 /// What the next bytes are.
@@ -99,18 +121,23 @@ impl ChunkScanner {
         let (next, run) = match (self.state, byte) {
             (State::Begin, _) => (State::Size { size: digit(byte)?, digits: 1 }, Run::Frame(1)),
             (State::Size { size, .. }, b'\r') => (State::SizeLf { size }, Run::Frame(1)),
-            (State::Size { size, .. }, b';') => (State::Extension { size, bytes: 0 }, Run::Cut(1)),
+            (State::Size { size, .. }, b';') => {
+                (State::Extension { size, bytes: 0, quotes: Quotes::Outside }, Run::Cut(1))
+            }
             (State::Size { digits: SIZE_DIGITS_MAX, .. }, _) => return Err("a chunk size of more than 15 digits"),
             (State::Size { size, digits }, _) => {
                 (State::Size { size: size << 4 | digit(byte)?, digits: digits.saturating_add(1) }, Run::Frame(1))
             }
-            (State::Extension { size, .. }, b'\r') => (State::SizeLf { size }, Run::Frame(1)),
+            (State::Extension { size, quotes: Quotes::Outside, .. }, b'\r') => (State::SizeLf { size }, Run::Frame(1)),
+            // Whoever reads on to the closing quote finds another end of this line than we.
+            (State::Extension { .. }, b'\r') => return Err("a chunk extension with an open quote"),
             (State::Extension { bytes, .. }, _) if bytes >= CHUNK_EXTENSION_BYTES_MAX => {
                 return Err("a chunk extension that is too long");
             }
-            (State::Extension { size, bytes }, _) if may_stand_in_value(byte) => {
+            (State::Extension { size, bytes, quotes }, _) if may_stand_in_value(byte) => {
                 self.spend(EXTENSION_BYTES_MAX, "chunk extensions that are too long")?;
-                (State::Extension { size, bytes: bytes.saturating_add(1) }, Run::Cut(1))
+                let (bytes, quotes) = (bytes.saturating_add(1), quotes.behind(byte));
+                (State::Extension { size, bytes, quotes }, Run::Cut(1))
             }
             (State::Extension { .. }, _) => return Err("a control byte in a chunk extension"),
             (State::SizeLf { size: 0 }, b'\n') => {
@@ -200,6 +227,7 @@ mod tests {
             ("00000\r\n\r\n", "00000\r\n\r\n", ""),
             ("0;x=y\r\n\r\n", "0\r\n\r\n", ""),
             ("a\r\n0123456789\r\n0\r\n\r\n", "a\r\n0123456789\r\n0\r\n\r\n", "0123456789"),
+            ("2;a=\"\\\";\\\\\";b=\"\"\r\nhi\r\n0\r\n\r\n", "2\r\nhi\r\n0\r\n\r\n", "hi"),
             ("A;a=b;c=\"d e\"\r\n0123456789\r\n0\r\n\r\n", "A\r\n0123456789\r\n0\r\n\r\n", "0123456789"),
             ("3\r\n\r\n\r\r\n2\r\nab\r\n0\r\n\r\n", "3\r\n\r\n\r\r\n2\r\nab\r\n0\r\n\r\n", "\r\n\rab"),
             ("1\r\nx\r\n0\r\nA: b\r\nC:\r\n\r\n", "1\r\nx\r\n0\r\n\r\n", "x"),
@@ -238,6 +266,9 @@ mod tests {
             "1;a\nb\r\n",
             "1;a\rb\r\n",
             "1;\"a\r\nb\"\r\nx\r\n",
+            "1;a=\"\r\nx\r\n",
+            "1;a=\"b\\\"\r\nx\r\n",
+            "0;a=\"\r\n\r\n",
             "1;\0\r\n",
             "1\r\nxy\r\n",
             "1\r\nx\n",
