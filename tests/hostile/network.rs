@@ -34,7 +34,7 @@ pub fn play_all(vectors: &[Vector]) -> Tally {
         vectors.iter().enumerate().filter_map(|(index, vector)| Some((address(index), vector.script.clone()?)));
     let stage = Stage::new(scripts.collect());
     // Short enough that many vectors can wait for them, long enough for a busy machine.
-    let timeouts = "[timeouts]\nhead = \"1s\"\nidle = \"1s\"\nresponse = \"1s\"\nupgrade = \"1s\"\n";
+    let timeouts = "[timeouts]\nhead = \"3s\"\nidle = \"3s\"\nresponse = \"3s\"\nupgrade = \"3s\"\n";
     let route = format!("[[route]]\nmatch = \"/\"\nto = \"{}\"\n", stage.address);
     let proxy = Proxy::start(&format!("{route}{timeouts}"));
     let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
@@ -84,7 +84,7 @@ fn connect(from: IpAddr, to: SocketAddr) -> std::io::Result<TcpStream> {
     socket.bind(&SocketAddr::new(from, 0).into())?;
     socket.connect(&to.into())?;
     let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(PATIENCE / 4))?;
+    stream.set_read_timeout(Some(PATIENCE / 2))?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
