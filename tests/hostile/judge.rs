@@ -32,9 +32,16 @@ pub enum Expected {
     Clean(Vec<u8>),
     /// A tunnel, in which bytes travel untouched.
     Tunnel,
+    /// A tunnel as above, or none: then a fault, or whatever has one reading.
+    TunnelOrNone,
 }
 
 impl Expected {
+    /// Whether the upstream may speak in a tunnel.
+    pub fn may_be_tunnel(&self) -> bool {
+        matches!(self, Expected::Tunnel | Expected::TunnelOrNone)
+    }
+
     /// `None` if the line means nothing.
     pub fn parse(line: &str) -> Option<Expected> {
         let words: Vec<_> = line.split(' ').collect();
@@ -58,6 +65,7 @@ impl Expected {
             ["fault", status, text @ ..] => Expected::Fault(number(status)?, body(text)?),
             ["clean", text @ ..] => Expected::Clean(body(text)?),
             ["tunnel"] => Expected::Tunnel,
+            ["tunnel", "or", "none"] => Expected::TunnelOrNone,
             _ => return None,
         })
     }
@@ -118,7 +126,8 @@ pub fn answer(number: usize, target: &str) -> Vec<u8> {
 /// Whether a client of `vector` that got these bytes on an open connection has got all.
 pub fn is_answered(vector: &Vector, got: &[u8]) -> Result<bool, String> {
     let answers = reading::responses(got, vector.asks_with_head(), false)?;
-    if vector.expected == Expected::Tunnel {
+    let has_switched = answers.last().is_some_and(|answer| answer.status == 101);
+    if vector.expected == Expected::Tunnel || (has_switched && vector.expected == Expected::TunnelOrNone) {
         return Ok(answers.last().is_some_and(|answer| answer.body.len() >= echoed(vector).len()));
     }
     Ok(answers.last().is_some_and(|answer| answer.is_whole && target(answer) == Some(CANARY_TARGET)))
@@ -188,17 +197,21 @@ pub fn judge(vector: &Vector, outcome: &Outcome) -> Result<(), String> {
                 && ends_well(1)
         }
     };
-    let is_as_expected = match &vector.expected {
-        Expected::OneReading => {
-            let refusals =
-                answers.iter().filter(|answer| is_own(answer) && answer.field("connection").is_some()).count();
-            let is_last = answers.last().is_some_and(|last| is_own(last) && last.field("connection") == Some("close"));
-            match outcome.end {
-                End::Open => refusals == 0 && is_canary(answers.last()),
-                End::Closed => refusals == usize::from(is_last),
-                End::Reset | End::Silent => false,
-            }
+    let has_one_reading = || {
+        let refusals = answers.iter().filter(|answer| is_own(answer) && answer.field("connection").is_some()).count();
+        let is_last = answers.last().is_some_and(|last| is_own(last) && last.field("connection") == Some("close"));
+        match outcome.end {
+            End::Open => refusals == 0 && is_canary(answers.last()),
+            End::Closed => refusals == usize::from(is_last),
+            End::Reset | End::Silent => false,
         }
+    };
+    let is_tunnel = || {
+        first.is_some_and(|first| first.status == 101 && first.body == echoed(vector))
+            && outcome.tunnelled == [vector.early(), CANARY, WORDS].concat()
+    };
+    let is_as_expected = match &vector.expected {
+        Expected::OneReading => has_one_reading(),
         Expected::Forwarded(count) => answers.len() >= *count && !answers.iter().any(is_own) && ends_well(*count),
         Expected::Refused { status, behind, in_body } => {
             let refusal = answers.get(*behind);
@@ -211,10 +224,9 @@ pub fn judge(vector: &Vector, outcome: &Outcome) -> Result<(), String> {
         Expected::Right(status, body) => is_right(Some(*status), body),
         Expected::Fault(status, body) => is_fault(Some(*status), body),
         Expected::Clean(body) => is_right(None, body) || is_fault(None, body),
-        Expected::Tunnel => {
-            first.is_some_and(|first| first.status == 101 && first.body == echoed(vector))
-                && outcome.tunnelled == [vector.early(), CANARY, WORDS].concat()
-        }
+        Expected::Tunnel => is_tunnel(),
+        Expected::TunnelOrNone if first.is_some_and(|first| first.status == 101) => is_tunnel(),
+        Expected::TunnelOrNone => outcome.tunnelled.is_empty() && (has_one_reading() || is_fault(None, b"TUNNEL:")),
     };
     if !is_as_expected {
         let closed = if vector.is_closed { ", and then the end" } else { "" };
@@ -262,6 +274,8 @@ fn another_outcome_than_expected_is_told() {
         ("one reading", outcome(&two, End::Silent, vec![seen(3), seen(4)]), "was to come"),
         ("one reading", outcome(&two[..two.len() - 1], End::Closed, Vec::new()), "the end within a head"),
         ("one reading", outcome(&two[..two.len() - 1], End::Reset, vec![seen(3)]), "expected OneReading"),
+        ("tunnel or none", outcome(b"HTTP/1.1 101 X\r\n\r\nevil", End::Open, Vec::new()), "expected TunnelOrNone"),
+        ("tunnel or none", Outcome { tunnelled: WORDS.to_vec(), ..forwarded.clone() }, "expected TunnelOrNone"),
     ] {
         let told = judge(&vector(expected), &outcome).unwrap_err();
         assert!(told.contains(part), "expected to read {part:?} for `{expected}`, came {told:?}");

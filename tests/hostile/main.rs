@@ -53,17 +53,41 @@ fn cut_everywhere(vectors: &[Vector]) -> (usize, Vec<(usize, String)>) {
     (ways, wrong)
 }
 
+/// Plays the many vectors of a file in memory alone, whole and byte by byte.
+fn sweep(what: &str, text: &str, least: usize) {
+    let policy = memory::policy();
+    let (mut count, mut ways, mut wrong) = (0, 0, Vec::new());
+    let read = vector::each_template(text, |vectors| {
+        for vector in vectors {
+            count += 1;
+            match memory::play_both_ways(&vector, &policy) {
+                Ok(played) => ways += played,
+                Err(why) => wrong.push(format!("{what}.txt:{vector}\n{why}")),
+            }
+        }
+    });
+    read.unwrap_or_else(|error| panic!("{what}.txt:{error}"));
+    println!("{what} {count}: handled cleanly {} of {count} ({ways} ways in memory)", count - wrong.len());
+    assert!(count >= least, "expected at least {least} {what}, came {count}");
+    assert!(wrong.is_empty(), "{} vectors\n\n{}", wrong.len(), wrong[..wrong.len().min(20)].join("\n\n"));
+}
+
+#[test]
+fn sweeps() {
+    sweep("sweeps", include_str!("sweeps.txt"), 90_000);
+}
+
 #[test]
 fn requests() {
-    play("requests", include_str!("requests.txt"), 600);
+    play("requests", include_str!("requests.txt"), 5000);
 }
 
 #[test]
 fn responses() {
-    play("responses", include_str!("responses.txt"), 150);
+    play("responses", include_str!("responses.txt"), 1000);
 }
 
 #[test]
 fn upgrades() {
-    play("upgrades", include_str!("upgrades.txt"), 60);
+    play("upgrades", include_str!("upgrades.txt"), 400);
 }

@@ -24,11 +24,20 @@ pub fn policy() -> Rc<Policy> {
 /// Plays `vector` whole, byte by byte, and cut in two at every byte of either side; each time the same must come. Returns in how
 /// many ways it was played.
 pub fn play_every_way(vector: &Vector, policy: &Rc<Policy>) -> Result<usize, String> {
-    let whole = play(vector, policy, Cut::Nowhere).and_then(|whole| judged(vector, whole));
-    let whole = whole.map_err(|why| format!("whole, in memory: {why}"))?;
     let script_bytes = vector.script.as_ref().map_or(0, |script| script.bytes.len());
     let cuts = (1..vector.client.len() + CANARY.len()).map(|at| Cut::At(Side::Client, at));
-    let cuts = cuts.chain((1..script_bytes).map(|at| Cut::At(Side::Upstream, at))).chain([Cut::Everywhere]);
+    let cuts = cuts.chain((1..script_bytes).map(|at| Cut::At(Side::Upstream, at)));
+    play_whole_and(cuts.chain([Cut::Everywhere]), vector, policy)
+}
+
+/// Plays `vector` whole and byte by byte. Returns in how many ways it was played.
+pub fn play_both_ways(vector: &Vector, policy: &Rc<Policy>) -> Result<usize, String> {
+    play_whole_and([Cut::Everywhere], vector, policy)
+}
+
+fn play_whole_and(cuts: impl IntoIterator<Item = Cut>, vector: &Vector, policy: &Rc<Policy>) -> Result<usize, String> {
+    let whole = play(vector, policy, Cut::Nowhere).and_then(|whole| judged(vector, whole));
+    let whole = whole.map_err(|why| format!("whole, in memory: {why}"))?;
     let mut ways = 1;
     for cut in cuts {
         let told = play(vector, policy, cut).and_then(|outcome| judged(vector, outcome));
@@ -69,7 +78,7 @@ fn judged(vector: &Vector, outcome: Outcome) -> Result<Outcome, String> {
 /// Whether a cut has changed nothing. How much of what is never whole has left may depend on it: of a request that is refused
 /// within its body, and of a response that breaks, whose client is told by a status if nothing of it has left, else by a reset.
 fn same(vector: &Vector, whole: &Outcome, cut: &Outcome) -> Result<(), String> {
-    let may_break = matches!(vector.expected, Expected::Fault(..) | Expected::Clean(_));
+    let may_break = matches!(vector.expected, Expected::Fault(..) | Expected::Clean(_) | Expected::TunnelOrNone);
     let seen = |outcome: &Outcome| {
         let raws = outcome.seen.iter().map(|seen| seen.raw.clone());
         raws.take(if may_break { 1 } else { usize::MAX }).collect::<Vec<_>>()
@@ -124,7 +133,7 @@ fn play(vector: &Vector, policy: &Rc<Policy>, cut: Cut) -> Result<Outcome, Strin
         outcome,
     };
     // What an upstream sends behind its answer must have come before its connection can be used again.
-    let canary_at_once = vector.script.is_none() || vector.expected == Expected::Tunnel;
+    let canary_at_once = vector.script.is_none() || vector.expected.may_be_tunnel();
     let first = if canary_at_once { [&vector.client, CANARY].concat() } else { vector.client.clone() };
     for piece in world.pieces(Side::Client, first) {
         world.coming.client.push_back(News::Bytes(piece));

@@ -75,7 +75,13 @@ impl Vector {
 
 /// The vectors of a file; on error the line, and what is wrong with it.
 pub fn parse(text: &str) -> Result<Vec<Vector>, String> {
-    let mut vectors = Vec::new();
+    let mut all = Vec::new();
+    each_template(text, |vectors| all.extend(vectors))?;
+    Ok(all)
+}
+
+/// The same, but the vectors under each title by themselves, because all at once may be many.
+pub fn each_template(text: &str, mut take: impl FnMut(Vec<Vector>)) -> Result<(), String> {
     let mut lines = text.lines().enumerate().map(|(index, line)| (index + 1, line)).peekable();
     while lines.next_if(|(_, line)| !line.starts_with("--- ")).is_some() {}
     while let Some((number, title)) = lines.next() {
@@ -84,9 +90,9 @@ pub fn parse(text: &str) -> Result<Vec<Vector>, String> {
         while let Some((number, line)) = lines.next_if(|(_, line)| !line.starts_with("--- ")) {
             template.take(line).map_err(|error| format!("{number}: {error}"))?;
         }
-        vectors.extend(template.vectors().map_err(|error| format!("{number}: {error}"))?);
+        take(template.vectors().map_err(|error| format!("{number}: {error}"))?);
     }
-    Ok(vectors)
+    Ok(())
 }
 
 /// A part of a file from one title to the next.
@@ -101,7 +107,10 @@ struct Template {
     with: Vec<String>,
     by: Vec<String>,
     and: Vec<String>,
-    inserted: Vec<Vec<u8>>,
+    /// What is put at each place, and how many bytes it takes the place of.
+    changes: Vec<(Vec<u8>, usize)>,
+    /// Whether that is done to what the client sends, though there is a script.
+    changes_request: bool,
     expected: Option<String>,
     is_closed: bool,
     is_dropped: bool,
@@ -119,11 +128,12 @@ impl Template {
             "with" => self.with.extend(values(rest)?),
             "by" => self.by.extend(values(rest)?),
             "and" => self.and.extend(values(rest)?),
-            "inserting" => {
+            "inserting" | "replacing" => {
                 for value in values(rest)? {
-                    self.inserted.push(unescape(&value)?);
+                    self.changes.push((unescape(&value)?, usize::from(word == "replacing")));
                 }
             }
+            "in" if rest == "the request" => self.changes_request = true,
             "upstream" if rest == "ends" => self.then = Then::Ends,
             "upstream" if rest == "breaks" => self.then = Then::Breaks,
             "more" => self.more = rest.parse().map_err(|_| format!("`{rest}` is no number"))?,
@@ -135,7 +145,7 @@ impl Template {
         Ok(())
     }
 
-    /// A vector for each value, or for each pair and triple of them, or for each place where something is inserted.
+    /// A vector for each value, or for each pair and triple of them, or for each place where something is changed.
     fn vectors(&self) -> Result<Vec<Vector>, String> {
         if !self.has_reason {
             return Err("it gives no reason".to_string());
@@ -155,7 +165,7 @@ impl Template {
                         fill(&self.client)?,
                         self.script.as_deref().map(fill).transpose()?,
                     )?;
-                    vectors.extend(self.with_insertions(whole));
+                    vectors.extend(self.changed(whole));
                 }
             }
         }
@@ -164,7 +174,7 @@ impl Template {
 
     fn vector(&self, name: String, expected: &str, client: Vec<u8>, script: Option<Vec<u8>>) -> Result<Vector, String> {
         let expected = Expected::parse(expected).ok_or_else(|| format!("`{expected}` means nothing here"))?;
-        let opens_tunnel = expected == Expected::Tunnel;
+        let opens_tunnel = expected.may_be_tunnel();
         Ok(Vector {
             name,
             client,
@@ -176,22 +186,25 @@ impl Template {
         })
     }
 
-    /// The vector itself, or one for each place of it: anywhere in what the client sends, or in the head of the script.
-    fn with_insertions(&self, whole: Vector) -> Vec<Vector> {
-        if self.inserted.is_empty() {
+    /// The vector itself, or one for each place of it: anywhere in what the client sends, or in the head that the
+    /// upstream sends.
+    fn changed(&self, whole: Vector) -> Vec<Vector> {
+        if self.changes.is_empty() {
             return vec![whole];
         }
-        let places = match &whole.script {
+        let places = match whole.script.as_ref().filter(|_| !self.changes_request) {
             Some(script) => script.bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap_or(0) + 1,
             None => whole.client.len(),
         };
         let mut vectors = Vec::new();
         for place in 0..places {
-            for inserted in &self.inserted {
+            for (with, instead_of) in &self.changes {
                 let mut vector = whole.clone();
-                let bytes = vector.script.as_mut().map_or(&mut vector.client, |script| &mut script.bytes);
-                bytes.splice(place..place, inserted.iter().copied());
-                vector.name = format!("{} | {} at {place}", whole.name, inserted.escape_ascii());
+                let script = vector.script.as_mut().filter(|_| !self.changes_request);
+                let bytes = script.map_or(&mut vector.client, |script| &mut script.bytes);
+                bytes.splice(place..place + instead_of, with.iter().copied());
+                let how = if *instead_of > 0 { "in the place of the byte" } else { "" };
+                vector.name = format!("{} | {} {how} at {place}", whole.name, with.escape_ascii());
                 vectors.push(vector);
             }
         }
@@ -253,9 +266,9 @@ pub fn unescape(text: &str) -> Result<Vec<u8>, String> {
 
 #[test]
 fn a_template_makes_a_vector_of_each_value_and_place() {
-    let text = "--- a\n# why\n> {}{by}\\\nwith bytes 00-01\nby x\nby \\(yz*2)\none reading\n--- b\n# why\n> ab\\\ninserting \\r\nlate\n";
+    let text = "--- a\n# why\n> {}{by}\\\nwith bytes 00-01\nby x\nby \\(yz*2)\none reading\n--- b\n# why\n> ab\\\ninserting \\r\nreplacing z\nlate\n";
     let sent: Vec<_> = parse(text).unwrap().into_iter().map(|vector| vector.client).collect();
-    assert_eq!(sent, [b"\0x".as_slice(), b"\0yzyz", b"\x01x", b"\x01yzyz", b"\rab", b"a\rb"]);
+    assert_eq!(sent, [b"\0x".as_slice(), b"\0yzyz", b"\x01x", b"\x01yzyz", b"\rab", b"zb", b"a\rb", b"az"]);
 }
 
 #[test]
