@@ -125,6 +125,10 @@ impl Session {
 
     pub(super) fn read_response(&mut self, turn: &mut Turn) {
         let Phase::Exchange(exchange) = &mut self.phase else { return };
+        // On a used connection that takes nothing for the moment: it is about to close, or answers somebody else's question.
+        if exchange.record.up == 0 {
+            return self.upstream_failed(&"spoke before it was asked", turn);
+        }
         let progress = exchange.response_arrived(&mut self.flows, turn);
         if exchange.is_heard() {
             self.flows.client.forget();
