@@ -38,6 +38,12 @@ pub fn chunked(input: &[u8]) {
     }
 }
 
+/// How many bytes the chunked body takes that `bytes` begin with; `None` if it is not whole.
+pub fn length_of_chunked(bytes: &[u8]) -> Option<usize> {
+    let reading = decode(bytes);
+    (reading.verdict == Verdict::Ended).then_some(reading.read)
+}
+
 fn scan(body: &[u8], piece: usize) -> Reading {
     let mut scanner = ChunkScanner::default();
     let mut reading = Reading::default();

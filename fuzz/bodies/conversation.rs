@@ -29,6 +29,7 @@ use hawkey::proxy::session::{Session, Step};
 use hawkey::proxy::side::{Both, Side};
 use hawkey::proxy::turn::Turn;
 
+use super::chunks::length_of_chunked;
 use super::message::{Body, Head, Lines, Messages, Shown, is_token};
 
 const CONFIG: &str = r#"
@@ -78,6 +79,8 @@ struct World<'i> {
     write_max: usize,
     /// The method of the request that is with an upstream.
     asked: Option<String>,
+    /// The request that a connection was ordered for last, and how many bytes of it have left.
+    sent: (u32, usize),
     /// The client has ended its side, or its connection broke.
     client_is_gone: bool,
     broke: Both<bool>,
@@ -99,6 +102,12 @@ struct Wire {
     end: Option<End>,
     state: State,
     got: Messages,
+    /// Requests that have begun to leave over it, and for how many exchanges it was taken.
+    requests: usize,
+    exchanges: usize,
+    /// The method of the request that it was taken for last, and what was read of its answer.
+    method: String,
+    answer: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +150,7 @@ impl<'i> World<'i> {
             read_max: usize::MAX,
             write_max: usize::MAX,
             asked: None,
+            sent: (0, 0),
             client_is_gone: false,
             broke: Both::default(),
         }
@@ -266,7 +276,11 @@ impl<'i> World<'i> {
         let n = room.len().min(self.read_max).min(wire.coming.len());
         if n > 0 {
             room.iter_mut().zip(wire.coming.drain(..n)).for_each(|(place, byte)| *place = byte);
+            wire.answer.extend(room.iter().take(n));
             self.session.received(side, n, &mut self.turn);
+            let is_unasked = side == Side::Upstream && self.sent.1 == 0;
+            let asks_another = self.session.wanted().is_some_and(|wanted| wanted.fresh);
+            self.holds(!is_unasked || asks_another, "what comes before anything was asked is no answer");
             return true;
         }
         if room.is_empty() {
@@ -296,11 +310,15 @@ impl<'i> World<'i> {
                 if self.session.is_tunnel() {
                     wire.got.end_of_messages();
                 }
-                let asked = &mut self.asked;
+                let (asked, requests) = (&mut self.asked, &mut wire.requests);
                 let read = wire.got.read(&leaving[..n], |head| match side {
                     Side::Client => body_of_response(head, asked),
-                    Side::Upstream => body_of_request(head),
+                    Side::Upstream => {
+                        *requests += 1;
+                        body_of_request(head)
+                    }
                 });
+                self.sent.1 += if side == Side::Upstream { n } else { 0 };
                 if let Err(why) = read {
                     panic!("the {} reads {why}: {}", side.as_str(), Shown(self.input));
                 }
@@ -341,7 +359,10 @@ impl<'i> World<'i> {
 
     fn release(&mut self) {
         let Some(wire) = self.wires.upstream.take() else { return };
-        self.holds(wire.got.is_at_border(), "a request has left whole before its connection may be used again");
+        let is_asked = wire.got.is_at_border() && wire.requests == wire.exchanges;
+        self.holds(is_asked, "a request has left whole before its connection may be used again");
+        let told = is_one_answer(&wire.answer, &wire.method);
+        self.holds(told.is_ok(), "one answer and no more has come over a connection that may be used again");
         let is_quiet = wire.coming.is_empty() && wire.end.is_none() && !self.broke.upstream;
         if is_quiet && !self.turn.stopping {
             self.idle.push(Wire { is_used: true, ..wire });
@@ -356,10 +377,17 @@ impl<'i> World<'i> {
         let fresh = wanted.fresh;
         self.chosen += 1;
         self.broke.upstream = false;
-        self.asked = Some(self.method());
+        let (method, request) = (self.method(), self.session.number().request);
+        let is_again = self.sent.0 == request && self.sent.1 > 0;
+        let may_be_asked_again = matches!(method.as_str(), "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE");
+        self.holds(!is_again || may_be_asked_again, "what may have been acted on is not asked again");
+        self.sent = (request, 0);
+        self.asked = Some(method.clone());
         let idle = self.idle.iter().rposition(|wire| wire.upstream == Some(upstream)).filter(|_| !fresh);
         if let Some(place) = idle {
-            self.wires.upstream = Some(self.idle.remove(place));
+            let wire = self.idle.remove(place);
+            let exchanges = wire.exchanges + 1;
+            self.wires.upstream = Some(Wire { exchanges, method, answer: Vec::new(), ..wire });
             return self.session.connecting(upstream, true, &mut self.turn);
         }
         let obstacle = self.obstacles.pop_front();
@@ -370,7 +398,7 @@ impl<'i> World<'i> {
             Some(Obstacle::Slow) => State::Connecting,
             Some(Obstacle::NoDescriptor) => return self.session.starved(&mut self.turn),
         };
-        self.wires.upstream = Some(Wire { upstream: Some(upstream), state, ..Wire::default() });
+        self.wires.upstream = Some(Wire { upstream: Some(upstream), state, exchanges: 1, method, ..Wire::default() });
     }
 
     /// The method of the request that is about to leave.
@@ -413,6 +441,23 @@ impl<'i> World<'i> {
             Shown(self.input)
         );
     }
+}
+
+/// Whether `bytes` are interim responses and a final one that answers a request with `method`, and nothing behind it.
+fn is_one_answer(bytes: &[u8], method: &str) -> Result<(), String> {
+    let (head, length) = Head::read(bytes, Lines::Lenient)?.ok_or("no whole head")?;
+    let status = head.words()?[1].parse().map_err(|_| format!("the response {head:?}"))?;
+    let rest = &bytes[length..];
+    if status < 200 {
+        return is_one_answer(rest, method);
+    }
+    let used = match head.response_body(status, method == "HEAD")? {
+        Body::None => Some(0),
+        Body::Length(length) => usize::try_from(length).ok(),
+        Body::Chunked => length_of_chunked(rest),
+        Body::UntilClose => None,
+    };
+    if used == Some(rest.len()) { Ok(()) } else { Err(format!("{used:?} of {} bytes are the body", rest.len())) }
 }
 
 /// A request as an upstream must be able to take it, and how its body is framed.
