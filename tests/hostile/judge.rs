@@ -146,6 +146,20 @@ fn echoed(vector: &Vector) -> Vec<u8> {
     [&script[end..], vector.early(), CANARY, WORDS].concat()
 }
 
+/// Whether the upstream's answer agrees to the handshake whose key is the example's of RFC 6455, 1.3.
+fn is_agreed(vector: &Vector) -> bool {
+    let script = vector.script.as_ref().map_or(b"".as_slice(), |script| &script.bytes);
+    // In a response a bare line feed ends a line.
+    let lines: Vec<_> =
+        script.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)).collect();
+    reading::agree(
+        &vector.client,
+        &lines.join(b"\r\n".as_slice()),
+        "dGhlIHNhbXBsZSBub25jZQ==",
+        "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=",
+    )
+}
+
 fn number(answer: &Response) -> Option<usize> {
     answer.field("x-answers")?.split(' ').next()?.parse().ok()
 }
@@ -225,7 +239,7 @@ pub fn judge(vector: &Vector, outcome: &Outcome) -> Result<(), String> {
         Expected::Fault(status, body) => is_fault(Some(*status), body),
         Expected::Clean(body) => is_right(None, body) || is_fault(None, body),
         Expected::Tunnel => is_tunnel(),
-        Expected::TunnelOrNone if first.is_some_and(|first| first.status == 101) => is_tunnel(),
+        Expected::TunnelOrNone if first.is_some_and(|first| first.status == 101) => is_tunnel() && is_agreed(vector),
         Expected::TunnelOrNone => outcome.tunnelled.is_empty() && (has_one_reading() || is_fault(None, b"TUNNEL:")),
     };
     if !is_as_expected {

@@ -119,6 +119,31 @@ pub fn responses(bytes: &[u8], answers_head: bool, has_ended: bool) -> Result<Ve
     Ok(told)
 }
 
+/// Whether the heads that these bytes begin with ask for a WebSocket with this key, and agree with this answer to it (RFC 6455, 4).
+pub fn agree(asked: &[u8], answered: &[u8], key: &str, accept: &str) -> bool {
+    let has = |fields: &[Field], name: &str, member: &str| {
+        let values = fields.iter().filter(|field| field.0 == name).flat_map(|field| field.1.split(','));
+        values.map(|value| value.trim_matches([' ', '\t'])).any(|value| value.eq_ignore_ascii_case(member))
+    };
+    let is_switch = |fields: &[Field], told: &str, value: &str| {
+        has(fields, "connection", "upgrade")
+            && has(fields, "upgrade", "websocket")
+            && only(fields, told) == Ok(Some(value))
+    };
+    let (Ok(Some((line, asks, _))), Ok(Some((status, answers, length)))) = (head(asked), head(answered)) else {
+        return false;
+    };
+    match status_line(&format!("{status} ")) {
+        Ok(101) => {
+            line.starts_with("GET ")
+                && is_switch(&asks, "sec-websocket-key", key)
+                && is_switch(&answers, "sec-websocket-accept", accept)
+        }
+        Ok(100..200) => agree(asked, &answered[length..], key, accept),
+        _ => false,
+    }
+}
+
 /// The start line, the fields and the length of the head that `bytes` begin with.
 fn head(bytes: &[u8]) -> Result<Option<(String, Vec<Field>, usize)>, String> {
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
