@@ -363,10 +363,22 @@ fn conversation() -> impl Strategy<Value = Bytes> {
         1 => select(vec![b"q".as_slice(), b"Q"]).prop_map(<[u8]>::to_vec),
         2 => (select(vec![b"r".as_slice(), b"w", b"a"]), any::<u8>()).prop_map(move |(kind, n)| said(kind, vec![n])),
     ];
-    vec(act, 1..12).prop_map(|acts| {
+    // The upstream answers while it takes nothing of the request's end.
+    let early = (request(), response(), any::<Index>()).prop_map(move |(request, response, at)| {
+        let (begin, rest) = request.wire.0.split_at(at.index(request.wire.0.len()));
+        vec![
+            said(b">", begin.to_vec()),
+            b"F".to_vec(),
+            said(b">", rest.to_vec()),
+            said(b"<", response.wire.0),
+            b"F".to_vec(),
+        ]
+    });
+    let acts = prop_oneof![20 => act.prop_map(|act| vec![act]), 1 => early];
+    vec(acts, 1..12).prop_map(|acts| {
         // The byte that parts acts cannot be in one.
         let acts: Vec<Vec<u8>> =
-            acts.into_iter().map(|act| act.into_iter().filter(|byte| *byte != 0xff).collect()).collect();
+            acts.concat().into_iter().map(|act| act.into_iter().filter(|byte| *byte != 0xff).collect()).collect();
         Bytes(acts.join(&0xff))
     })
 }
@@ -441,6 +453,20 @@ proptest! {
     }
 }
 
+/// A string of TOML, in which what cannot stand as it is is escaped.
+fn quoted(text: &str) -> String {
+    let escaped = text.chars().map(|c| match c {
+        '"' | '\\' => format!("\\{c}"),
+        c if c.is_control() => format!("\\u{:04x}", u32::from(c)),
+        c => c.to_string(),
+    });
+    format!("\"{}\"", escaped.collect::<String>())
+}
+
+fn list(texts: &[String]) -> String {
+    format!("[{}]", texts.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", "))
+}
+
 fn configuration() -> impl Strategy<Value = String> {
     let time = || select(&["1ms", "1s", "2m", "1h 2m 3s", "off", "0s", "99999999999s", "1", "-1s"][..]);
     let times = (
@@ -467,12 +493,22 @@ fn configuration() -> impl Strategy<Value = String> {
         )
         .prop_map(str::to_owned),
     ];
-    let listen = r":[0-9]{1,5}|127\.0\.0\.[0-9]:[0-9]{1,4}|\[::[0-9]\]:[0-9]{1,4}|unix:/[ -!#-\[\]-~]{0,9}";
-    let to = r"127\.0\.0\.[0-9]:[1-9]{1,4}|\[::[0-9]\]:[1-9]{1,4}|unix:/[ -!#-\[\]-~]{0,9}";
-    let route = (r"(\*\.)?([ab]\.)?com(/[ab%2c]{0,4}){0,2}|(/[a-c]{0,2}){1,3}", vec(to, 0..3), any::<bool>())
-        .prop_map(|(matching, to, strip)| format!("[[route]]\nmatch = \"{matching}\"\nto = {to:?}\nstrip = {strip}\n"));
-    (vec(listen, 0..3), vec(line, 0..4), vec(route, 0..4))
-        .prop_map(|(listen, lines, routes)| format!("listen = {listen:?}\n{}{}", lines.concat(), routes.concat()))
+    // A path may hold whatever a file's name may: line ends, escapes, quotes.
+    let path = r#"/[ -~]{0,9}|/[\x01-\x1f\x7f\u{80}-\u{a0}\u{2028}"\\#a]{0,5}"#;
+    let listen = prop_oneof![
+        r":[0-9]{1,5}|127\.0\.0\.[0-9]:[0-9]{1,4}|\[::[0-9]\]:[0-9]{1,4}",
+        path.prop_map(|path| format!("unix:{path}"))
+    ];
+    let to = prop_oneof![
+        r"127\.0\.0\.[0-9]:[1-9]{1,4}|\[::[0-9]\]:[1-9]{1,4}",
+        path.prop_map(|path| format!("unix:{path}"))
+    ];
+    let route = (r"(\*\.)?([ab]\.)?com(/[ab%2c]{0,4}){0,2}|(/[a-c]{0,2}){1,3}", vec(to, 0..3), any::<bool>()).prop_map(
+        |(matching, to, strip)| format!("[[route]]\nmatch = \"{matching}\"\nto = {}\nstrip = {strip}\n", list(&to)),
+    );
+    (vec(listen, 0..3), vec(line, 0..4), vec(route, 0..4)).prop_map(|(listen, lines, routes)| {
+        format!("listen = {}\n{}{}", list(&listen), lines.concat(), routes.concat())
+    })
 }
 
 proptest! {
@@ -489,7 +525,7 @@ proptest! {
     }
 
     #[test]
-    fn garbage_is_no_configuration(text in "\\PC{0,80}") {
+    fn garbage_is_no_configuration(text in "\\PC{0,80}|(?s:.{0,40})|[\\x00-\\x20\\x7f-\\u{a0}/:=.a-c\"\\\\\\[\\]]{0,40}") {
         bodies::configuration(text.as_bytes());
     }
 }

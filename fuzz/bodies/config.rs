@@ -18,15 +18,25 @@ pub fn configuration(input: &[u8]) {
 
 fn check(config: Result<Config, hawkey::ConfigError>, text: &str) {
     match config {
-        Err(error) => assert!(!error.to_string().is_empty(), "an error without words, for {text:?}"),
+        Err(error) => {
+            let error = error.to_string();
+            assert!(!error.is_empty(), "an error without words, for {text:?}");
+            assert!(is_plain(&error), "an error that is no plain text, {error:?}, for {text:?}");
+        }
         Ok(config) => {
             let printed = config.to_string();
+            assert!(is_plain(&printed), "printed was no plain text, {printed:?}, for {text:?}");
             let again = Config::from_toml(&printed)
                 .unwrap_or_else(|error| panic!("{error}\nin what was printed:\n{printed}\nfor {text:?}"));
             assert_eq!(again, config, "the left was read again from\n{printed}\nfor {text:?}");
             assert_eq!(again.to_string(), printed, "the left is printed again, for {text:?}");
         }
     }
+}
+
+/// Whether a terminal shows what stands there and does nothing else.
+fn is_plain(text: &str) -> bool {
+    text.chars().all(|c| c == '\n' || !c.is_control())
 }
 
 /// Names would be resolved, and a name server is no part of this.
