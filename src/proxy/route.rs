@@ -111,8 +111,8 @@ impl Route {
 
     fn matches_path(&self, path: &str) -> bool {
         // `*`, the target of OPTIONS for a whole server, belongs to whoever answers for all of its paths.
-        path.strip_prefix(self.prefix.as_str())
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || rest == "*")
+        self.prefix.is_empty()
+            || path.strip_prefix(self.prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
     /// What is left of an origin-form target once the prefix is removed, if this route removes it. A target that would be
@@ -186,6 +186,8 @@ mod tests {
             ("other", "/a/", "/a"),
             ("other", "/a/b", "/a"),
             ("other", "/ab", "/"),
+            ("other", "/a*", "/"),
+            ("other", "/*", "/"),
             ("WWW.Example.COM", "/a/b/c", "www.example.com/a/b"),
             ("www.example.com.", "/a/bc", "www.example.com/a"),
             ("www.example.com", "/b", "*.example.com/b"),
@@ -204,7 +206,7 @@ mod tests {
     #[test]
     fn no_route_is_none() {
         let table = RouteTable::new(vec![route(HostPattern::Exact("a".into()), "/x")]);
-        for (host, path) in [("a", "/"), ("a", "/xy"), ("b", "/x"), ("a", "*"), ("a", "/X")] {
+        for (host, path) in [("a", "/"), ("a", "/xy"), ("a", "/x*"), ("b", "/x"), ("a", "*"), ("a", "/X")] {
             assert_eq!(table.find(host, path), None, "{host}{path}");
         }
     }
