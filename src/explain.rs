@@ -4,9 +4,8 @@ use std::fmt::Write;
 use std::str::FromStr;
 
 use hawkey::Config;
-use hawkey::http::target;
 use hawkey::proxy::policy::Upstream;
-use hawkey::proxy::route::{Answer, Route};
+use hawkey::proxy::route::{self, Answer, Route};
 
 /// What routes look at: a host without its port, and a path without its query.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,11 +46,9 @@ impl FromStr for Target {
                 text.escape_debug()
             ));
         }
-        // Routes see what is forwarded: what browsers leave as it is, encoded.
         let path = if path.is_empty() { "/" } else { path };
-        let forwarded =
-            target::Target::parse("GET", path).map_err(|reject| format!("`{path}` is answered with 400: {reject}"))?;
-        Ok(Target { host: host.to_owned(), path: forwarded.path().to_owned() })
+        let path = route::path_seen(path).map_err(|reject| format!("`{path}` is answered with 400: {reject}"))?;
+        Ok(Target { host: host.to_owned(), path })
     }
 }
 

@@ -6,6 +6,8 @@
 use std::cmp::Reverse;
 use std::fmt;
 
+use crate::http::reject::Reject;
+use crate::http::target::Target;
 use crate::proxy::policy::UpstreamId;
 
 /// Routes, the most particular first: an exact host before a wildcard before any host, then the longer path first.
@@ -96,6 +98,11 @@ impl RouteTable {
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
         self.sorted.iter()
     }
+}
+
+/// `path`, as a client may write it, in the form in which routes see it and upstreams get it.
+pub fn path_seen(path: &str) -> Result<String, Reject> {
+    Ok(Target::parse("GET", path)?.path().to_owned())
 }
 
 impl Route {
