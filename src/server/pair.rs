@@ -18,6 +18,8 @@ use crate::server::upstreams::Upstreams;
 /// What a pair may move before the others have their turn, in bytes read and written: what one read brings, and its way out. A relay
 /// that drains a socket until it would block makes its neighbours wait for that long.
 pub const BUDGET: usize = 2 * READ_BYTES;
+/// Who spends so much at once moves bulk: more than a page with what belongs to it, less than a read.
+const BULK_SPENT_MIN: usize = 16 * 1024;
 /// What a write costs of the budget, however short: a client can ask for many small answers with few bytes.
 const WRITE_COST: usize = 1024;
 
@@ -85,7 +87,7 @@ impl Pair {
 
     /// Whether it moved much when it was last driven, and so will probably do again.
     pub fn moves_bulk(&self) -> bool {
-        self.spent() >= BUDGET / 2
+        self.spent() >= BULK_SPENT_MIN
     }
 
     /// The session.
