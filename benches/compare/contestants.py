@@ -1,0 +1,388 @@
+"""The programs that are compared: how each is configured and started in front of an upstream of its own.
+
+All of them forward the client's address and scheme, none writes a log of requests, and each may hold as many connections as the
+descriptors last for.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import resource
+import select
+import shutil
+import socket
+import subprocess
+import time
+
+import process
+
+PROXY_CORE, LOAD_CORE = 0, 1
+PATIENCE_SECONDS = 30
+# A client and its upstream take a descriptor each, and every program has some of its own.
+CONNECTIONS_MAX = (resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 100) // 2
+
+
+class Failure(Exception):
+    """A sentence about what could not be done."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A program, or the same one with other settings."""
+
+    key: str
+    title: str
+    # Its file; a relay and hawkey are built, the others are Debian's.
+    program: str
+    # What tells its version, and where in the answer.
+    version: tuple
+    # From the ports and a folder of its own to the arguments.
+    arguments: object
+    # Whether it is a process of its own without a parent that watches it, as callgrind needs it.
+    single: tuple = ()
+    # It is another setting of this one, only measured where that makes a difference.
+    variant_of: str | None = None
+
+
+HAWKEY = """listen = "127.0.0.1:{port}"
+
+[[route]]
+match = "/"
+to = "127.0.0.1:{upstream}"
+
+[timeouts]
+head = "60s"
+"""
+
+NGINX = """worker_processes 1;
+worker_rlimit_nofile {descriptors};
+pid {folder}/pid;
+error_log {folder}/error.log crit;
+daemon off;
+events {{ worker_connections {descriptors}; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    keepalive_requests 1000000000;
+    map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
+    upstream application {{
+        server 127.0.0.1:{upstream};
+        keepalive 256;
+        keepalive_requests 1000000000;
+    }}
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            proxy_pass http://application;
+            proxy_http_version 1.1;
+            proxy_set_header Host $host;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection $connection_upgrade;
+            proxy_set_header X-Real-IP $remote_addr;
+            proxy_set_header X-Forwarded-For $remote_addr;
+            proxy_set_header X-Forwarded-Proto $scheme;
+            proxy_read_timeout 1h;
+            {buffers}
+        }}
+    }}
+}}
+"""
+
+NGINX_64K = "proxy_buffer_size 64k; proxy_buffers 8 64k; proxy_busy_buffers_size 128k; proxy_max_temp_file_size 0;"
+
+HAPROXY = """global
+    nbthread 1
+    maxconn {connections}
+
+defaults
+    mode http
+    timeout connect 5s
+    timeout http-request 60s
+    timeout client 1h
+    timeout server 1h
+    timeout tunnel 1h
+    http-reuse always
+    option forwardfor
+    {options}
+
+frontend clients
+    bind 127.0.0.1:{port}
+    http-request set-header X-Forwarded-Proto http
+    default_backend application
+
+backend application
+    server one 127.0.0.1:{upstream}
+"""
+
+LIGHTTPD = """server.modules = ("mod_proxy")
+server.document-root = "{folder}"
+server.bind = "127.0.0.1"
+server.port = {port}
+server.errorlog = "{folder}/error.log"
+server.upload-dirs = ("{folder}")
+server.max-fds = {descriptors}
+server.max-connections = {connections}
+server.max-keep-alive-requests = 65535
+server.max-keep-alive-idle = 3600
+server.max-read-idle = 3600
+server.stream-request-body = 2
+server.stream-response-body = 2
+proxy.server = ("" => (("host" => "127.0.0.1", "port" => {upstream})))
+proxy.header = ("upgrade" => "enable")
+"""
+
+
+def _with_file(template, name, arguments, **settings):
+    """Arguments that name a file, which is written from the template."""
+
+    def write(port, upstream, folder):
+        path = folder / name
+        path.write_text(
+            template.format(
+                port=port,
+                upstream=upstream,
+                folder=folder,
+                descriptors=CONNECTIONS_MAX * 2,
+                **{"connections": CONNECTIONS_MAX, **settings},
+            )
+        )
+        return [argument.replace("FILE", str(path)) for argument in arguments]
+
+    return write
+
+
+def kinds(hawkey, relay):
+    """All programs; the first is the floor."""
+    nginx = ["-c", "FILE"]
+    single = ("-g", "master_process off;")
+    return [
+        Kind("relay", "bare relay", relay, (), lambda port, upstream, folder: [f"127.0.0.1:{upstream}"]),
+        Kind(
+            "hawkey",
+            "hawkey",
+            hawkey,
+            ("--version",),
+            _with_file(HAWKEY, "hawkey.toml", ["--log", "off", "-c", "FILE"]),
+        ),
+        Kind("nginx", "nginx", "nginx", ("-v",), _with_file(NGINX, "nginx.conf", nginx, buffers=""), single),
+        Kind(
+            "nginx_64k",
+            "nginx, 64 KiB",
+            "nginx",
+            ("-v",),
+            _with_file(NGINX, "nginx.conf", nginx, buffers=NGINX_64K),
+            single,
+            variant_of="nginx",
+        ),
+        Kind(
+            "haproxy",
+            "HAProxy",
+            "haproxy",
+            ("-v",),
+            _with_file(HAPROXY, "haproxy.cfg", ["-db", "-f", "FILE"], options=""),
+        ),
+        Kind(
+            "haproxy_splice",
+            "HAProxy, splice",
+            "haproxy",
+            ("-v",),
+            # A pipe for each connection takes descriptors as well.
+            _with_file(
+                HAPROXY, "haproxy.cfg", ["-db", "-f", "FILE"], options="option splice-auto", connections=CONNECTIONS_MAX // 2
+            ),
+            variant_of="haproxy",
+        ),
+        Kind("lighttpd", "lighttpd", "lighttpd", ("-v",), _with_file(LIGHTTPD, "lighttpd.conf", ["-D", "-f", "FILE"])),
+    ]
+
+
+def version(kind):
+    """What the program says of its version."""
+    if not kind.version:
+        return ""
+    told = subprocess.run([find(kind.program), *kind.version], capture_output=True, text=True, timeout=10)
+    found = re.search(r"\d+(\.\d+)+", told.stdout + told.stderr)
+    return found[0] if found else "?"
+
+
+def find(program):
+    """Where a program is; Debian keeps some where only root looks."""
+    path = shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+    if not path:
+        raise Failure(f"there is no {program}")
+    return os.path.realpath(path)
+
+
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _spawn(core, words, **settings):
+    return subprocess.Popen(["taskset", "-c", str(core), *map(str, words)], start_new_session=True, **settings)
+
+
+def _line(child, what):
+    """The next line that a child says, as soon as it does."""
+    if not select.select([child.stdout], [], [], PATIENCE_SECONDS)[0]:
+        raise Failure(f"{what} says nothing for {PATIENCE_SECONDS} s")
+    line = child.stdout.readline()
+    if not line:
+        child.wait(PATIENCE_SECONDS)
+        raise Failure(f"{what} ended: {child.stderr.read().strip() if child.stderr else child.returncode}")
+    return line.strip()
+
+
+class Tools:
+    """The programs of this folder that are not compared."""
+
+    def __init__(self, folder):
+        self.load, self.upstream, self.start = folder / "load", folder / "upstream", folder / "start"
+
+
+class Contestant:
+    """A program in front of its upstream. A context: both end with it."""
+
+    def __init__(self, kind, tools, folder, before=()):
+        self.kind, self.tools, self.folder = kind, tools, pathlib.Path(folder)
+        # A program that runs it, as valgrind does.
+        self.before = list(before)
+        self.children = []
+
+    def __enter__(self):
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        for child in reversed(self.children):
+            process.end(child)
+            if child.stdout:
+                child.stdout.close()
+        self.children = []
+
+    def command(self):
+        """The port and the words that start the program, in front of the upstream that runs."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        port = _free_port()
+        words = [find(self.kind.program), *self.kind.arguments(port, self.upstream_port, self.folder)]
+        return port, words
+
+    def start_upstream(self):
+        """Starts the upstream alone."""
+        child = _spawn(LOAD_CORE, [self.tools.upstream], stdout=subprocess.PIPE, text=True)
+        self.children.append(child)
+        self.upstream_pids = [child.pid]
+        self.upstream_port = int(_line(child, "the upstream").rpartition(":")[2])
+
+    def _start(self):
+        self.start_upstream()
+        port, words = self.command()
+        if self.before:
+            words = [*self.before, *words, *self.kind.single]
+        tells_port = self.kind.key == "relay"
+        errors = open(self.folder / "stderr", "w+")
+        out = subprocess.PIPE if tells_port else errors
+        self.child = _spawn(PROXY_CORE, words, stdout=out, stderr=errors, stdin=subprocess.DEVNULL, text=True)
+        self.children.append(self.child)
+        if tells_port:
+            port = int(_line(self.child, self.kind.title).rpartition(":")[2])
+        self.address = f"127.0.0.1:{port}"
+        begun = time.monotonic()
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError as error:
+                if self.child.poll() is not None or time.monotonic() - begun > PATIENCE_SECONDS:
+                    errors.seek(0)
+                    raise Failure(f"{self.kind.title} does not listen: {errors.read().strip()}") from error
+                time.sleep(0.002)
+        errors.close()
+        # nginx accepts before its worker is there.
+        time.sleep(0.05)
+        self.pids = process.tree(self.child.pid)
+
+    def cpu_ns(self):
+        return process.cpu_ns(self.pids)
+
+    def settle(self):
+        """Waits until the program has nothing left to do, and tells its CPU time."""
+        last, since = self.cpu_ns(), time.monotonic()
+        begun = since
+        while time.monotonic() - since < 0.02 and time.monotonic() - begun < PATIENCE_SECONDS:
+            time.sleep(0.002)
+            now = self.cpu_ns()
+            # A wake-up that only looks at a clock is no work.
+            if now - last > 100_000:
+                last, since = now, time.monotonic()
+        return self.cpu_ns()
+
+
+class Direct:
+    """The upstream with nothing in front of it: what the load can do at most."""
+
+    def __init__(self, tools):
+        self.contestant = Contestant(Kind("direct", "no proxy", "", (), None), tools, ".")
+        self.kind, self.tools = self.contestant.kind, tools
+
+    def __enter__(self):
+        self.contestant.start_upstream()
+        self.address = f"127.0.0.1:{self.contestant.upstream_port}"
+        return self
+
+    def __exit__(self, *_):
+        self.contestant.__exit__()
+
+
+class Load:
+    """Clients of one contestant. A context: they leave with it."""
+
+    def __init__(self, contestant, groups):
+        self.what = f"the load for {contestant.kind.title}, {' '.join(groups)},"
+        self.child = _spawn(
+            LOAD_CORE,
+            [contestant.tools.load, contestant.address, *groups],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.pids = [self.child.pid]
+
+    def ready(self):
+        """Waits until all clients are connected."""
+        _line(self.child, self.what)
+        return self
+
+    def slice(self, limit):
+        """`for MS` or `times OPERATIONS`."""
+        try:
+            self.child.stdin.write(f"{limit}\n")
+            self.child.stdin.flush()
+        except BrokenPipeError:
+            pass
+        return json.loads(_line(self.child, self.what))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        try:
+            self.child.stdin.close()
+            self.child.wait(PATIENCE_SECONDS)
+        except (BrokenPipeError, subprocess.TimeoutExpired):
+            pass
+        process.end(self.child)
+        self.child.stdout.close()
+        self.child.stderr.close()

@@ -1,0 +1,172 @@
+"""What is measured, and what hawkey is held to: the rows of the table.
+
+A target is a sentence and a function from the figures to hawkey's figure and whether it is met. Ratios are compared as they are shown,
+with two decimals.
+"""
+
+import dataclasses
+import statistics
+
+FLOOR, HAWKEY, NGINX, HAPROXY = "relay", "hawkey", ("nginx", "nginx_64k"), ("haproxy", "haproxy_splice")
+
+ECHO, ECHO_16K, GET, GET_10K = "echo", "echo_16k", "get", "get_10k"
+BULK_TUNNEL, BULK_DOWNLOAD, DIAL, BESIDE = "bulk_tunnel", "bulk_download", "dial", "beside"
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Something that clients do in slices, and what its cost is divided by."""
+
+    key: str
+    title: str
+    groups: tuple
+    per_byte: bool = False
+
+
+WORKS = [
+    Work(ECHO, "32-byte echo, 64 tunnels", ("echo:64:32",)),
+    Work(ECHO_16K, "16 kB echo, 64 tunnels", ("echo:64:16000",)),
+    Work(GET, "GET, 64 kept connections", ("get:64:100",)),
+    Work(GET_10K, "GET of 10 kB, 64 kept connections", ("get:64:10000",)),
+    Work(BULK_TUNNEL, "a GB through one tunnel", ("stream:1:128",), per_byte=True),
+    Work(BULK_DOWNLOAD, "a GB of one download", ("get:1:16777216",), per_byte=True),
+    Work(DIAL, "dial, upgrade, one message, close", ("dial:16:32",)),
+    Work(BESIDE, "4 echoing tunnels beside 4 that saturate", ("stream:4:32", "echo:4:32"), per_byte=True),
+]
+
+CROWD = 5000
+GROWTH = (100, 1000, 5000, 9000)
+HALF_HEAD_BYTES = 300
+
+
+def median_ratio(costs, others):
+    """The median of the ratios round by round."""
+    return statistics.median(one / other for one, other in zip(costs, others, strict=True))
+
+
+@dataclasses.dataclass
+class Row:
+    """A line of the table: what is shown for each program, and what hawkey is held to."""
+
+    title: str
+    cells: dict
+    # (sentence, hawkey's figure, whether it is met)
+    targets: list
+
+
+def rows(figures):
+    """All rows for which there are figures."""
+    made = []
+    for work in WORKS:
+        if work.key in figures["works"]:
+            made.extend(_beside(figures) if work.key == BESIDE else [_cost(figures, work)])
+    if figures.get("crowd"):
+        made.append(_crowd(figures["crowd"]))
+    memory = figures.get("memory", {})
+    for key, title, most in [
+        ("idle", f"memory of an idle tunnel, of {CROWD:,}", 256),
+        ("kept", f"memory of an idle kept-alive client, of {CROWD:,}", 256),
+        ("half", f"memory of half a request head, of {CROWD:,}", 1024),
+    ]:
+        if key in memory:
+            each = {name: figure["each_bytes"] for name, figure in memory[key].items()}
+            made.append(_plain(title, each, lambda value: f"{value:,.0f} B", f"≤ {most:,} B", lambda own: own <= most))
+    if "idle" in memory:
+        left = {name: figure["left_bytes"] / 1024 for name, figure in memory["idle"].items()}
+        title = f"memory kept after {CROWD:,} tunnels closed"
+        made.append(_plain(title, left, lambda value: f"{value:,.0f} KiB", "< 512 KiB", lambda own: own < 512))
+    if figures.get("start"):
+        made.extend(_start(figures["start"]))
+    for key, tunnels in [("sleeps_quiet", 0), ("sleeps_crowded", CROWD)]:
+        if figures.get(key):
+            title = f"wake-ups a second, {tunnels:,} idle tunnels"
+            made.append(_plain(title, figures[key], lambda value: f"{value:.1f}", "0", lambda own: own == 0))
+    return made
+
+
+def _plain(title, values, show, sentence, is_met):
+    own = values.get(HAWKEY)
+    targets = [] if own is None else [(sentence, show(own), is_met(own))]
+    return Row(title, {name: show(value) for name, value in values.items()}, targets)
+
+
+def _cost(figures, work):
+    rounds = figures["works"][work.key]
+    costs = {name: [one["cost_ns"] for one in told] for name, told in rounds.items() if told[0]["cost_ns"] is not None}
+    ratios = {name: median_ratio(told, costs[FLOOR]) for name, told in costs.items()}
+    cells = {name: f"{ratio:.2f}" for name, ratio in ratios.items()}
+    floor = statistics.median(costs[FLOOR])
+    cells[FLOOR] = f"1.00 ({floor:.2f} s)" if work.per_byte else f"1.00 ({floor / 1000:.1f} µs)"
+    targets = []
+    if HAWKEY in costs:
+        for floor_most, peers, most in {
+            ECHO: [(1.02, NGINX, 1.00)],
+            ECHO_16K: [(1.05, (), 0)],
+            GET: [(1.10, NGINX, 0.85), (None, HAPROXY, 0.85)],
+            GET_10K: [(None, NGINX, 0.90), (None, HAPROXY, 0.90)],
+            BULK_TUNNEL: [(1.00, (), 0)],
+            BULK_DOWNLOAD: [(1.00, (), 0)],
+            DIAL: [(None, NGINX, 0.90)],
+        }[work.key]:
+            if floor_most:
+                targets.append(_ratio_target(ratios[HAWKEY], floor_most, "the floor"))
+            peers = [name for name in peers if name in costs]
+            if peers:
+                worst = max(median_ratio(costs[HAWKEY], costs[name]) for name in peers)
+                targets.append(_ratio_target(worst, most, "nginx" if peers[0] in NGINX else "HAProxy"))
+    return Row(f"CPU: {work.title}", cells, targets)
+
+
+def _ratio_target(ratio, most, of):
+    return f"≤ {most:.2f} of {of}", f"{ratio:.2f}", round(ratio, 2) <= most
+
+
+def _beside(figures):
+    rounds = figures["works"][BESIDE]
+
+    def medians(key):
+        return {name: statistics.median(one[key] for one in told) for name, told in rounds.items()}
+
+    p50, p99 = medians("p50_ms"), medians("p99_ms")
+    bulk = {
+        name: statistics.median(one["bytes"] / one["seconds"] / 1e9 for one in told) for name, told in rounds.items()
+    }
+    made = [
+        _plain("echo p50 beside 4 tunnels that saturate", p50, "{:.2f} ms".format, "≤ 0.3 ms", lambda own: own <= 0.3),
+        _plain("echo p99 beside 4 tunnels that saturate", p99, "{:.2f} ms".format, "≤ 1 ms", lambda own: own <= 1.0),
+        _plain("bulk GB/s in that same run", bulk, "{:.2f}".format, "≥ 1.5", lambda own: own >= 1.5),
+    ]
+    if HAWKEY in rounds and HAPROXY[0] in rounds:
+        ratio = median_ratio(*[[one["p99_ms"] for one in rounds[name]] for name in (HAWKEY, HAPROXY[0])])
+        made[1].targets.append(_ratio_target(ratio, 0.50, "HAProxy"))
+    return made
+
+
+def _crowd(crowd):
+    ratios = {name: median_ratio(told["beside"], told["alone"]) for name, told in crowd.items()}
+    title = f"CPU: 64 echoing tunnels beside {CROWD:,} idle ones, to without"
+    return _plain(title, ratios, "{:.2f}".format, "≤ 1.02", lambda own: round(own, 2) <= 1.02)
+
+
+def _start(start):
+    def values(key, divisor=1.0):
+        return {name: figure[key] / divisor for name, figure in start.items() if figure.get(key) is not None}
+
+    mib = 1024 * 1024
+    files = {name: figure for name, figure in start.items() if name != FLOOR}
+    size = _plain(
+        "size of the program",
+        {name: figure["program_bytes"] / mib for name, figure in files.items()},
+        "{:.2f} MiB".format,
+        "≤ 1 MiB",
+        lambda own: own <= 1,
+    )
+    for name, figure in files.items():
+        size.cells[name] = size.cells[name].replace(" MiB", f" + {figure['libraries_bytes'] / mib:.1f} MiB")
+    size.title += " + its libraries"
+    return [
+        _plain("resident at start", values("resident_bytes", mib), "{:.2f} MiB".format, "≤ 2 MiB", lambda own: own <= 2),
+        _plain("of it anonymous", values("anonymous_bytes", mib), "{:.2f} MiB".format, "≤ 1 MiB", lambda own: own <= 1),
+        _plain("ready to accept after", values("ready_ms"), "{:.1f} ms".format, "≤ 2 ms", lambda own: round(own, 1) <= 2),
+        size,
+    ]
