@@ -161,7 +161,7 @@ class Bench:
         for key, group in [
             ("idle", f"idle:{CROWD}:32"),
             ("kept", f"kept:{CROWD}:10"),
-            ("half", f"half:{CROWD}:{HALF_HEAD_BYTES}"),
+            ("half", f"half:{CROWD}:{HALF_HEAD_BYTES}:browser"),
         ]:
             with contextlib.ExitStack() as stack:
                 chosen = self.up(stack, self.kinds_with_memory())

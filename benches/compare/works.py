@@ -9,7 +9,7 @@ import statistics
 
 FLOOR, HAWKEY, NGINX, HAPROXY = "relay", "hawkey", ("nginx", "nginx_64k"), ("haproxy", "haproxy_splice")
 
-ECHO, ECHO_16K, GET, GET_10K = "echo", "echo_16k", "get", "get_10k"
+ECHO, ECHO_16K, GET, GET_BROWSER, GET_10K = "echo", "echo_16k", "get", "get_browser", "get_10k"
 BULK_TUNNEL, BULK_DOWNLOAD, DIAL, BESIDE = "bulk_tunnel", "bulk_download", "dial", "beside"
 
 
@@ -27,6 +27,7 @@ WORKS = [
     Work(ECHO, "32-byte echo, 64 tunnels", ("echo:64:32",)),
     Work(ECHO_16K, "16 kB echo, 64 tunnels", ("echo:64:16000",)),
     Work(GET, "GET, 64 kept connections", ("get:64:100",)),
+    Work(GET_BROWSER, "GET with a browser's head, 64 kept connections", ("get:64:100:browser",)),
     Work(GET_10K, "GET of 10 kB, 64 kept connections", ("get:64:10000",)),
     Work(BULK_TUNNEL, "a GB through one tunnel", ("stream:1:128",), per_byte=True),
     Work(BULK_DOWNLOAD, "a GB of one download", ("get:1:16777216",), per_byte=True),
@@ -103,6 +104,7 @@ def _cost(figures, work):
             ECHO: [(1.02, NGINX, 1.00)],
             ECHO_16K: [(1.05, (), 0)],
             GET: [(1.10, NGINX, 0.85), (None, HAPROXY, 0.85)],
+            GET_BROWSER: [],
             GET_10K: [(None, NGINX, 0.90), (None, HAPROXY, 0.90)],
             BULK_TUNNEL: [(1.00, (), 0)],
             BULK_DOWNLOAD: [(1.00, (), 0)],

@@ -1,6 +1,6 @@
 //! The bytes that the load and the upstream say to each other.
 //!
-//! Requests carry the fields that a browser sends. All handshakes carry the key of RFC 6455, section 1.3, so that its answer is
+//! All handshakes carry the key of RFC 6455, section 1.3, so that its answer is
 //! known to both sides: computing it would be the upstream's work and not the proxy's.
 
 /// The nonce of every handshake.
@@ -15,26 +15,40 @@ const BINARY: u8 = 0x82;
 const MASKED: u8 = 0x80;
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
+/// How much a request says beside what it must.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fields {
+    /// What a small program sends.
+    Few,
+    /// What a browser sends.
+    Browser,
+}
+
+const FEW: &str = "Host: chat.example.com\r\nUser-Agent: load/1.0\r\nAccept: */*\r\n";
 const BROWSER: &str = "Host: chat.example.com\r\n\
     User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\n\
     Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n\
     Accept-Language: en-US,en;q=0.5\r\n\
-    Accept-Encoding: gzip, deflate, br, zstd\r\n";
+    Accept-Encoding: gzip, deflate, br, zstd\r\n\
+    Cookie: session=8f14e45fceea167a5a36dedd4bea2543\r\n";
 
 /// A GET for a body of so many bytes.
-pub fn get(body_bytes: usize) -> Vec<u8> {
-    format!(
-        "GET /bytes/{body_bytes} HTTP/1.1\r\n{BROWSER}Referer: http://chat.example.com/\r\nConnection: keep-alive\r\n\
-         Cookie: session=8f14e45fceea167a5a36dedd4bea2543\r\n\r\n"
-    )
-    .into()
+pub fn get(body_bytes: usize, fields: Fields) -> Vec<u8> {
+    let fields = match fields {
+        Fields::Few => FEW.to_owned(),
+        Fields::Browser => format!("{BROWSER}Referer: http://chat.example.com/\r\nConnection: keep-alive\r\n"),
+    };
+    format!("GET /bytes/{body_bytes} HTTP/1.1\r\n{fields}\r\n").into()
 }
 
 /// A WebSocket handshake.
-pub fn handshake(path: &str) -> Vec<u8> {
+pub fn handshake(path: &str, fields: Fields) -> Vec<u8> {
+    let fields = match fields {
+        Fields::Few => "Host: chat.example.com\r\nConnection: Upgrade\r\n".to_owned(),
+        Fields::Browser => format!("{BROWSER}Origin: http://chat.example.com\r\nConnection: keep-alive, Upgrade\r\n"),
+    };
     format!(
-        "GET {path} HTTP/1.1\r\n{BROWSER}Sec-WebSocket-Version: 13\r\nOrigin: http://chat.example.com\r\n\
-         Sec-WebSocket-Key: {KEY}\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        "GET {path} HTTP/1.1\r\n{fields}Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
     )
     .into()
 }

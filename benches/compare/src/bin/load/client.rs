@@ -141,11 +141,8 @@ impl Client {
                 if group.echo.get(at..end) != Some(bytes) {
                     return Err(format!("{:?}: the echo is not what was sent", group.kind));
                 }
-                self.stage = if end == group.echo.len() { Stage::Quiet } else { Stage::Echo(end) };
-                if group.kind == Kind::Dial && self.stage == Stage::Quiet {
-                    self.socket = None;
-                }
-                Ok(self.stage == Stage::Quiet)
+                self.stage = Stage::Echo(end);
+                Ok(end == group.echo.len() && self.end_message(group))
             }
             Stage::Body(left) => self.received_body(group, left, bytes.len()),
         }
@@ -155,6 +152,14 @@ impl Client {
         let left = left.checked_sub(came).ok_or_else(|| format!("{:?}: more came than was asked for", group.kind))?;
         self.stage = if left == 0 { Stage::Quiet } else { Stage::Body(left) };
         Ok(left == 0)
+    }
+
+    fn end_message(&mut self, group: &Group) -> bool {
+        self.stage = Stage::Quiet;
+        if group.kind == Kind::Dial {
+            self.socket = None;
+        }
+        true
     }
 
     fn received_head(&mut self, group: &Group, bytes: &[u8]) -> Result<bool, String> {
@@ -183,9 +188,8 @@ impl Client {
         if !rest.is_empty() {
             return Err("bytes came behind a 101".into());
         }
-        if group.kind == Kind::Stream {
-            self.stage = Stage::Quiet;
-            return Ok(true);
+        if group.kind == Kind::Stream || group.message.is_empty() {
+            return Ok(self.end_message(group));
         }
         self.stage = Stage::Echo(0);
         self.sent = 0;

@@ -1,6 +1,6 @@
 //! Clients that all do the same, as a word: `echo:64:32`.
 
-use compare::wire;
+use compare::wire::{self, Fields};
 
 /// What clients do, and the bytes they do it with.
 pub struct Group {
@@ -10,7 +10,7 @@ pub struct Group {
     pub clients: usize,
     /// What a client begins with: a handshake, a GET, or a part of it.
     pub request: Vec<u8>,
-    /// What follows a handshake.
+    /// What follows a handshake; nothing if it is empty.
     pub message: Vec<u8>,
     /// What comes back for the message.
     pub echo: Vec<u8>,
@@ -45,17 +45,22 @@ impl Group {
             let name = parts.next()?;
             let clients: usize = parts.next()?.parse().ok()?;
             let number: usize = parts.next()?.parse().ok()?;
-            if clients == 0 || number == 0 || parts.next().is_some() {
+            let fields = match parts.next() {
+                None => Fields::Few,
+                Some("browser") => Fields::Browser,
+                Some(_) => return None,
+            };
+            if clients == 0 {
                 return None;
             }
             Some(match name {
-                "echo" => Group::echo(Kind::Echo, clients, number),
-                "dial" => Group::echo(Kind::Dial, clients, number),
-                "idle" => Group::echo(Kind::Idle, clients, number),
+                "echo" => Group::echo(Kind::Echo, clients, number, fields),
+                "dial" => Group::echo(Kind::Dial, clients, number, fields),
+                "idle" => Group::echo(Kind::Idle, clients, number, fields),
                 "stream" => {
                     let frame_bytes = wire::frame(&wire::payload(wire::FRAME_BYTES)).len();
                     let message = wire::masked_frame(&(number as u64).to_be_bytes());
-                    let request = wire::handshake("/stream");
+                    let request = wire::handshake("/stream", fields);
                     Group {
                         kind: Kind::Stream,
                         clients,
@@ -65,10 +70,10 @@ impl Group {
                         answer_bytes: number * frame_bytes,
                     }
                 }
-                "get" => Group::get(Kind::Get, clients, wire::get(number), number),
-                "kept" => Group::get(Kind::Kept, clients, wire::get(number), number),
+                "get" => Group::get(Kind::Get, clients, wire::get(number, fields), number),
+                "kept" => Group::get(Kind::Kept, clients, wire::get(number, fields), number),
                 "half" => {
-                    let mut request = wire::get(1);
+                    let mut request = wire::get(1, fields);
                     request.truncate(number.min(request.len() - 1));
                     Group::get(Kind::Half, clients, request, 0)
                 }
@@ -78,10 +83,13 @@ impl Group {
         parse().ok_or_else(|| format!("no group is called {word}"))
     }
 
-    fn echo(kind: Kind, clients: usize, bytes: usize) -> Group {
+    fn echo(kind: Kind, clients: usize, bytes: usize, fields: Fields) -> Group {
         let payload = wire::payload(bytes);
-        let (message, echo) = (wire::masked_frame(&payload), wire::frame(&payload));
-        Group { kind, clients, request: wire::handshake("/echo"), message, echo, answer_bytes: bytes }
+        let (message, echo) = match bytes {
+            0 => (Vec::new(), Vec::new()),
+            _ => (wire::masked_frame(&payload), wire::frame(&payload)),
+        };
+        Group { kind, clients, request: wire::handshake("/echo", fields), message, echo, answer_bytes: bytes }
     }
 
     fn get(kind: Kind, clients: usize, request: Vec<u8>, answer_bytes: usize) -> Group {
