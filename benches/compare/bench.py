@@ -26,8 +26,8 @@ import works
 from contestants import LOAD_CORE, PROXY_CORE, Contestant, Direct, Failure, Load, Tools, find, kinds, version
 from works import BULK_DOWNLOAD, BULK_TUNNEL, CROWD, DIAL, FLOOR, GROWTH, HALF_HEAD_BYTES
 
-FULL = {"rounds": 12, "slice_ms": 400, "direct_rounds": 3, "wake_seconds": 10, "starts": 20, "growth": GROWTH}
-QUICK = {"rounds": 6, "slice_ms": 200, "direct_rounds": 1, "wake_seconds": 3, "starts": 5, "growth": ()}
+FULL = {"rounds": 12, "slice_ms": 400, "direct_rounds": 3, "calm_seconds": 10, "starts": 20, "growth": GROWTH}
+QUICK = {"rounds": 6, "slice_ms": 200, "direct_rounds": 1, "calm_seconds": 2, "starts": 5, "growth": ()}
 
 
 class Bench:
@@ -119,19 +119,13 @@ class Bench:
             return statistics.median(one[done] / one["seconds"] for one in rounds)
 
         fastest = max(told, key=lambda name: rate(told[name]))
-        check = self.figures["load"][work.key] = {
+        self.figures["load"][work.key] = {
             "direct_rate": rate(direct),
             "fastest": fastest,
             "fastest_rate": rate(told[fastest]),
             "proxy_busy": statistics.median(one["cpu_ns"] / 1e9 / one["seconds"] for one in told[fastest]),
             "load_busy": statistics.median(one["load_cpu_ns"] / 1e9 / one["seconds"] for one in told[fastest]),
         }
-        scale, unit = (1e9, "GB/s") if work.per_byte else (1e3, "thousand a second")
-        self.say(
-            f"         the load alone, on one core: {check['direct_rate'] / scale:.1f} {unit}; through the fastest, "
-            f"{titles[fastest]}, {check['fastest_rate'] / scale:.1f}, whose core was {check['proxy_busy']:.0%} busy and the "
-            f"load's {check['load_busy']:.0%}"
-        )
 
     def crowd(self):
         """The same program with and without idle tunnels beside the busy ones, one right after the other."""
@@ -186,6 +180,8 @@ class Bench:
                         self.figures["sleeps_crowded"] = self.sleeps(chosen)
                     for load in loads:
                         load.slice("for 0")
+                # Some programs give memory back a little later.
+                time.sleep(1)
                 for one in chosen:
                     one.settle()
                     left = process.anonymous_bytes(one.pids) - before[one.kind.key]
@@ -198,8 +194,9 @@ class Bench:
 
     def sleeps(self, chosen):
         """How often each is woken a second while nothing happens."""
-        seconds = self.settings["wake_seconds"]
-        time.sleep(1)
+        seconds = self.settings["calm_seconds"]
+        # First for what a program still has to look at after its clients came.
+        time.sleep(seconds)
         before = {one.kind.key: process.sleeps(one.pids) for one in chosen}
         time.sleep(seconds)
         return {one.kind.key: (process.sleeps(one.pids) - before[one.kind.key]) / seconds for one in chosen}
@@ -243,6 +240,7 @@ class Bench:
             loads = {one.kind.key: stack.enter_context(Load(one, ["echo:64:32"])).ready() for one in chosen}
             tunnels = 64
             for wanted in self.settings["growth"]:
+                chosen = [one for one in chosen if one.can_hold(wanted)]
                 for one in chosen:
                     stack.enter_context(Load(one, [f"idle:{wanted - tunnels}:32"])).ready()
                     one.settle()
@@ -288,6 +286,8 @@ def main():
     if os.cpu_count() < 2:
         raise Failure("two cores are needed, one for the proxies and one for the load")
     settings = QUICK if arguments.quick else FULL
+    if arguments.publish and (arguments.quick or arguments.only):
+        raise Failure("only a full run is worth publishing")
     all_kinds = kinds(str(arguments.hawkey), str(arguments.tools / "relay"))
     report_of = {
         "date": datetime.date.today().isoformat(),
@@ -305,9 +305,14 @@ def main():
     rows = works.rows(report_of["figures"])
     report_of["rows"] = [dataclasses.asdict(row) for row in rows]
     arguments.json.write_text(json.dumps(report_of, indent=1) + "\n")
-    print(f"\n{report.text(all_kinds, rows)}\n\n{report.verdict(rows)}; every figure is in {arguments.json}")
+    load = list(report.load_lines(report_of["figures"]["load"], all_kinds, works.WORKS))
+    if load:
+        print(f"\n{report.aligned(report.LOAD_HEADS, load)}")
+    if rows:
+        print(f"\n{report.text(all_kinds, rows)}\n\n{report.verdict(rows)}")
+    print(f"\nEvery figure is in {arguments.json}")
     if arguments.publish:
-        report.publish_bench(arguments.docs, report_of, all_kinds, rows)
+        report.publish_bench(arguments.docs, report_of, all_kinds, works.WORKS, rows)
 
 
 if __name__ == "__main__":

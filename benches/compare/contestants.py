@@ -20,8 +20,9 @@ import process
 
 PROXY_CORE, LOAD_CORE = 0, 1
 PATIENCE_SECONDS = 30
-# A client and its upstream take a descriptor each, and every program has some of its own.
-CONNECTIONS_MAX = (resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 100) // 2
+# What every program is configured for, if the limit of descriptors allows it. A client and its upstream take a descriptor each.
+DESCRIPTORS_MAX = min(25_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+CONNECTIONS_MAX = min(10_000, (DESCRIPTORS_MAX - 100) // 2)
 
 
 class Failure(Exception):
@@ -44,6 +45,8 @@ class Kind:
     single: tuple = ()
     # It is another setting of this one, only measured where that makes a difference.
     variant_of: str | None = None
+    # Which part of the descriptors it uses before it accepts no more.
+    descriptors_used: float = 1.0
 
 
 HAWKEY = """listen = "127.0.0.1:{port}"
@@ -148,7 +151,7 @@ def _with_file(template, name, arguments, **settings):
                 port=port,
                 upstream=upstream,
                 folder=folder,
-                descriptors=CONNECTIONS_MAX * 2,
+                descriptors=DESCRIPTORS_MAX,
                 **{"connections": CONNECTIONS_MAX, **settings},
             )
         )
@@ -198,7 +201,14 @@ def kinds(hawkey, relay):
             ),
             variant_of="haproxy",
         ),
-        Kind("lighttpd", "lighttpd", "lighttpd", ("-v",), _with_file(LIGHTTPD, "lighttpd.conf", ["-D", "-f", "FILE"])),
+        Kind(
+            "lighttpd",
+            "lighttpd",
+            "lighttpd",
+            ("-v",),
+            _with_file(LIGHTTPD, "lighttpd.conf", ["-D", "-f", "FILE"]),
+            descriptors_used=0.9,
+        ),
     ]
 
 
@@ -316,15 +326,19 @@ class Contestant:
     def cpu_ns(self):
         return process.cpu_ns(self.pids)
 
+    def can_hold(self, tunnels):
+        """Whether it has descriptors for so many, and some for itself."""
+        return 2 * tunnels + 50 <= DESCRIPTORS_MAX * self.kind.descriptors_used
+
     def settle(self):
         """Waits until the program has nothing left to do, and tells its CPU time."""
-        last, since = self.cpu_ns(), time.monotonic()
-        begun = since
+        begun = since = time.monotonic()
+        last = self.cpu_ns()
         while time.monotonic() - since < 0.02 and time.monotonic() - begun < PATIENCE_SECONDS:
             time.sleep(0.002)
             now = self.cpu_ns()
-            # A wake-up that only looks at a clock is no work.
-            if now - last > 100_000:
+            # One that waits for a core is not done, and a wake-up that only looks at a clock is no work.
+            if process.wants_core(self.pids) or now - last > 100_000:
                 last, since = now, time.monotonic()
         return self.cpu_ns()
 

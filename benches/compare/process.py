@@ -35,6 +35,11 @@ def sleeps(pids):
     return sum(int(_field(text, "voluntary_ctxt_switches")) for text in _of_tasks(pids, "status"))
 
 
+def wants_core(pids):
+    """Whether one of their threads runs, or would if it had a core."""
+    return any(text.rpartition(")")[2].split()[0] == "R" for text in _of_tasks(pids, "stat"))
+
+
 def anonymous_bytes(pids):
     """Memory that is their own."""
     return sum(_status_bytes(pid, "RssAnon") for pid in pids)

@@ -1,4 +1,4 @@
-"""The table in the terminal, as Markdown and in docs/benchmarks.md."""
+"""The tables, in the terminal and in docs/benchmarks.md."""
 
 import pathlib
 import platform
@@ -25,16 +25,14 @@ def lines(kinds, rows):
 
 def text(kinds, rows):
     """The table for a terminal."""
-    heads, table = lines(kinds, rows)
-    widths = [max(len(line[at]) for line in [heads, *table]) for at in range(len(heads))]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in [heads, *table])
+    return aligned(*lines(kinds, rows))
 
 
 def markdown(kinds, rows):
     """The table for docs/benchmarks.md."""
     heads, table = lines(kinds, rows)
     table = [[f"**{cell}**" if cell == VERDICTS[False] else cell for cell in line] for line in table]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [heads, ["---"] * len(heads), *table])
+    return as_markdown(heads, table)
 
 
 def verdict(rows):
@@ -54,6 +52,61 @@ def machine():
     is_virtual = " hypervisor" in pathlib.Path("/proc/cpuinfo").read_text()
     release = platform.release().partition("-")[0]
     return f"{model}, cores {cores}{', virtual' if is_virtual else ''}, Linux {release}, {platform.machine()}"
+
+
+def load_lines(told, all_kinds, all_works):
+    """Whether the load was faster than what it measured, work by work."""
+    titles = {kind.key: kind.title for kind in all_kinds}
+    for work in all_works:
+        if work.key in told:
+            check = told[work.key]
+            scale, unit = (1e9, " GB/s") if work.per_byte else (1e3, ",000/s")
+            alone, through = check["direct_rate"] / scale, check["fastest_rate"] / scale
+            digits = 1 if work.per_byte else 0
+            yield [
+                work.title,
+                f"{alone:.{digits}f}{unit}",
+                f"{through:.{digits}f}{unit} ({titles[check['fastest']]})",
+                f"{check['proxy_busy']:.0%}",
+                f"{check['load_busy']:.0%}",
+                "" if alone > through else "the load is NOT faster",
+            ]
+
+
+LOAD_HEADS = ["", "no proxy, load and upstream on one core", "fastest program", "its core busy", "the load's core busy", ""]
+
+
+def aligned(heads, table):
+    """A table for a terminal."""
+    widths = [max(len(line[at]) for line in [heads, *table]) for at in range(len(heads))]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in [heads, *table])
+
+
+def as_markdown(heads, table):
+    """A table for a document."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in [heads, ["---"] * len(heads), *table])
+
+
+def publish_bench(docs, told, all_kinds, all_works, rows):
+    """Writes the picture and the tables of a full run."""
+    import picture
+
+    picture.draw(docs / "benchmarks.svg", told["figures"], all_kinds)
+    settings = told["settings"]
+    names = ", ".join(f"{title} {number}" for title, number in told["versions"].items())
+    publish(
+        docs / "benchmarks.md",
+        "bench",
+        f"{told['date']}: {told['machine']}; {names}. {settings['rounds']} rounds of {settings['slice_ms']} ms.\n\n"
+        f"{markdown(all_kinds, rows)}\n\n{verdict(rows)}.\n\nThe load against itself:\n\n"
+        f"{as_markdown(LOAD_HEADS, list(load_lines(told['figures']['load'], all_kinds, all_works)))}",
+    )
+
+
+def publish_count(docs, told, all_kinds, rows):
+    """Writes the table of counts."""
+    names = ", ".join(f"{title} {number}" for title, number in told["versions"].items())
+    publish(docs / "benchmarks.md", "count", f"{told['date']}: {names}.\n\n{markdown(all_kinds, rows)}\n\n{verdict(rows)}.")
 
 
 def publish(path, marker, body):
