@@ -165,7 +165,7 @@ def kinds(hawkey, relay):
     nginx = ["-c", "FILE"]
     single = ("-g", "master_process off;")
     return [
-        Kind("relay", "bare relay", relay, (), lambda port, upstream, folder: [f"127.0.0.1:{upstream}"]),
+        Kind("relay", "relay", relay, (), lambda port, upstream, folder: [f"127.0.0.1:{upstream}"]),
         Kind(
             "hawkey",
             "hawkey",
@@ -176,7 +176,7 @@ def kinds(hawkey, relay):
         Kind("nginx", "nginx", "nginx", ("-v",), _with_file(NGINX, "nginx.conf", nginx, buffers=""), single),
         Kind(
             "nginx_64k",
-            "nginx, 64 KiB",
+            "nginx 64k",
             "nginx",
             ("-v",),
             _with_file(NGINX, "nginx.conf", nginx, buffers=NGINX_64K),
@@ -192,7 +192,7 @@ def kinds(hawkey, relay):
         ),
         Kind(
             "haproxy_splice",
-            "HAProxy, splice",
+            "HAProxy splice",
             "haproxy",
             ("-v",),
             # A pipe for each connection takes descriptors as well.

@@ -1,5 +1,6 @@
 """The picture of docs/benchmarks.md and the README: what was measured, drawn by matplotlib."""
 
+import math
 import statistics
 
 import matplotlib
@@ -13,9 +14,11 @@ COLOURS = {
     "relay": "#9a9a9a",
     "hawkey": "#d1495b",
     "nginx": "#2e7d4f",
+    "nginx_64k": "#93c2a5",
     "haproxy": "#30638e",
     "lighttpd": "#e0a030",
 }
+LEGEND = {"relay": "bare relay", "nginx_64k": "nginx with 64 KiB buffers"}
 # A bar beyond this is cut, and its figure says how long it would be.
 RATIO_MAX = 3.0
 SHORT = {
@@ -38,11 +41,11 @@ def draw(path, figures, kinds):
     for each in axes[0]:
         each.remove()
     _costs(picture.add_subplot(wide[0, :]), figures)
-    _bars(axes[1, 0], "memory of an idle tunnel, bytes", _memory(figures), "{:,.0f}", is_log=True)
-    _bars(axes[1, 1], "echo p99 beside 4 tunnels that saturate, ms", _latency(figures), "{:.1f}", is_log=True)
+    _bars(axes[1, 0], "memory of an idle tunnel, bytes", _memory(figures), "{:,.0f}")
+    _bars(axes[1, 1], "echo p99 beside 4 tunnels that saturate, ms", _latency(figures), "{:.1f}")
     _growth(axes[1, 2], figures["growth"])
     handles = [pyplot.Rectangle((0, 0), 1, 1, color=colour) for colour in COLOURS.values()]
-    picture.legend(handles, [titles[name] for name in COLOURS], loc="outside upper center", ncols=len(COLOURS), frameon=False)
+    picture.legend(handles, [LEGEND.get(name, titles[name]) for name in COLOURS], loc="outside upper center", ncols=len(COLOURS), frameon=False)
     picture.savefig(path, metadata={"Date": None})
     pyplot.close(picture)
 
@@ -57,7 +60,7 @@ def _costs(axes, figures):
             ratio = works.median_ratio([one["cost_ns"] for one in rounds[name]], floor)
             left = at - 0.4 + (index + 0.5) * width
             axes.bar(left, min(ratio, RATIO_MAX), width * 0.92, color=COLOURS[name])
-            axes.text(left, min(ratio, RATIO_MAX) + 0.03, f"{ratio:.2f}", ha="center", va="bottom", fontsize=6.5)
+            axes.text(left, min(ratio, RATIO_MAX) + 0.03, f"{ratio:.2f}", ha="center", va="bottom", fontsize=6)
     axes.axhline(1, color=COLOURS[works.FLOOR], linewidth=1.2, zorder=0)
     axes.set_ylim(0, RATIO_MAX + 0.3)
     axes.set_xticks(range(len(SHORT)), SHORT.values())
@@ -73,15 +76,16 @@ def _latency(figures):
     return {name: statistics.median(one["p99_ms"] for one in told) for name, told in rounds.items() if name in COLOURS}
 
 
-def _bars(axes, title, values, show, is_log):
+def _bars(axes, title, values, show):
     names = [name for name in COLOURS if name in values]
     bars = axes.bar(range(len(names)), [values[name] for name in names], color=[COLOURS[name] for name in names])
     axes.bar_label(bars, [show.format(values[name]) for name in names], fontsize=7, padding=1)
     axes.set_xticks([])
     axes.set_title(title, fontsize=9)
-    if is_log:
-        axes.set_yscale("log")
-        axes.minorticks_off()
+    # From the power of ten below the least, so that each program has a bar.
+    axes.set_yscale("log")
+    axes.set_ylim(10 ** math.floor(math.log10(min(values.values())) - 0.1), max(values.values()) * 2)
+    axes.minorticks_off()
 
 
 def _growth(axes, growth):
@@ -91,7 +95,7 @@ def _growth(axes, growth):
             costs = [statistics.median(growth[name][number]) / 1000 for number in tunnels]
             axes.plot(tunnels, costs, color=COLOURS[name], marker="o", markersize=3)
     axes.set_xscale("log")
-    axes.set_xticks(works.GROWTH, [f"{number:,}" for number in works.GROWTH])
+    axes.set_xticks(works.GROWTH, [f"{number / 1000:g}k" if number >= 1000 else f"{number}" for number in works.GROWTH])
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
     axes.set_title("CPU of an echo among so many tunnels, µs", fontsize=9)

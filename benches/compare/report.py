@@ -13,7 +13,7 @@ def _columns(kinds, rows):
 def lines(kinds, rows):
     """The heads and the lines of a table, hawkey's targets last."""
     columns = sorted(_columns(kinds, rows), key=lambda kind: kind.key != "hawkey")
-    heads = ["", *[kind.title for kind in columns], "target", "hawkey", ""]
+    heads = ["", *[kind.title for kind in columns], "hawkey's target", "", ""]
     table = []
     for row in rows:
         cells = [row.title, *[row.cells.get(kind.key, "-") for kind in columns]]
@@ -69,11 +69,11 @@ def load_lines(told, all_kinds, all_works):
                 f"{through:.{digits}f}{unit} ({titles[check['fastest']]})",
                 f"{check['proxy_busy']:.0%}",
                 f"{check['load_busy']:.0%}",
-                "" if alone > through else "the load is NOT faster",
+                "" if alone > through else "NOT faster",
             ]
 
 
-LOAD_HEADS = ["", "no proxy, load and upstream on one core", "fastest program", "its core busy", "the load's core busy", ""]
+LOAD_HEADS = ["", "without a proxy", "by the fastest proxy", "its core busy", "the load's core busy", ""]
 
 
 def aligned(heads, table):
