@@ -236,7 +236,7 @@ def _free_port():
 
 
 def _spawn(core, words, **settings):
-    return subprocess.Popen(["taskset", "-c", str(core), *map(str, words)], start_new_session=True, **settings)
+    return subprocess.Popen(["taskset", "-c", str(core), *map(str, words)], process_group=0, **settings)
 
 
 def _line(child, what):

@@ -8,7 +8,7 @@ const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 /// What answers it.
 pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// The payload of one frame of a stream.
+/// One frame of a stream, with its head: a whole number of pages.
 pub const FRAME_BYTES: usize = 64 * 1024;
 
 const BINARY: u8 = 0x82;
@@ -91,6 +91,13 @@ pub fn masked_frame(payload: &[u8]) -> Vec<u8> {
     frame.extend_from_slice(payload);
     unmask(&mut frame[begin..], MASK);
     frame
+}
+
+/// The frame of which a stream is made.
+pub fn stream_frame() -> Vec<u8> {
+    // Its length takes two bytes of the head.
+    const HEAD_BYTES: usize = 4;
+    frame(&payload(FRAME_BYTES - HEAD_BYTES))
 }
 
 fn frame_head(bytes: usize, masked: u8) -> Vec<u8> {

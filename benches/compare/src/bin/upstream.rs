@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 use std::error::Error;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -28,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut poll = Poll::new()?;
     let listener = net::listen()?;
     poll.add(&listener, LISTENER)?;
-    let mut tools = Tools::new();
+    let mut tools = Tools::new()?;
     let mut sessions = Slab::<Session>::new();
     let mut queue = VecDeque::new();
     let mut events = Vec::new();
@@ -84,12 +85,16 @@ struct Tools {
     buffer: Vec<u8>,
     /// One frame of a stream; a body is cut from it as well.
     frame: Vec<u8>,
+    /// The same as a file, from which bulk goes to sockets without a copy.
+    file: File,
     switching: Vec<u8>,
 }
 
 impl Tools {
-    fn new() -> Tools {
-        Tools { buffer: vec![0; BUDGET], frame: wire::frame(&wire::payload(FRAME_BYTES)), switching: wire::switching() }
+    fn new() -> io::Result<Tools> {
+        let frame = wire::stream_frame();
+        let file = net::memory_file(&frame)?;
+        Ok(Tools { buffer: vec![0; BUDGET], frame, file, switching: wire::switching() })
     }
 }
 
@@ -153,7 +158,7 @@ impl Session {
         if let Some(pouring) = &mut self.pouring {
             let end =
                 tools.frame.len().min(pouring.at.saturating_add(usize::try_from(pouring.left).unwrap_or(usize::MAX)));
-            let Some(taken) = net::write(&self.socket, &tools.frame[pouring.at..end]) else { return Drive::Close };
+            let Some(taken) = net::write_file(&self.socket, &tools.file, pouring.at..end) else { return Drive::Close };
             let is_full = taken < end - pouring.at;
             pouring.left -= taken as u64;
             pouring.at = (pouring.at + taken) % tools.frame.len();

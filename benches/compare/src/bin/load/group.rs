@@ -58,7 +58,6 @@ impl Group {
                 "dial" => Group::echo(Kind::Dial, clients, number, fields),
                 "idle" => Group::echo(Kind::Idle, clients, number, fields),
                 "stream" => {
-                    let frame_bytes = wire::frame(&wire::payload(wire::FRAME_BYTES)).len();
                     let message = wire::masked_frame(&(number as u64).to_be_bytes());
                     let request = wire::handshake("/stream", fields);
                     Group {
@@ -67,7 +66,7 @@ impl Group {
                         request,
                         message,
                         echo: Vec::new(),
-                        answer_bytes: number * frame_bytes,
+                        answer_bytes: number * wire::FRAME_BYTES,
                     }
                 }
                 "get" => Group::get(Kind::Get, clients, wire::get(number, fields), number),
