@@ -23,7 +23,7 @@ import time
 import process
 import report
 import works
-from contestants import LOAD_CORE, PROXY_CORE, Contestant, Direct, Failure, Load, Tools, find, kinds, version
+from contestants import LOAD_CORE, PROXY_CORE, Contestant, Direct, Failure, Tools, find, kinds, version
 from works import BULK_DOWNLOAD, BULK_TUNNEL, CROWD, DIAL, FLOOR, GROWTH, HALF_HEAD_BYTES
 
 FULL = {"rounds": 12, "slice_ms": 400, "direct_rounds": 3, "wake_seconds": 10, "starts": 20, "growth": GROWTH}
@@ -83,7 +83,7 @@ class Bench:
         """The slices of one work, round by round."""
         told = {one.kind.key: [] for one in [direct, *chosen]}
         with contextlib.ExitStack() as stack:
-            loads = {one.kind.key: stack.enter_context(Load(one, work.groups)).ready() for one in [direct, *chosen]}
+            loads = {one.kind.key: stack.enter_context(one.clients(work.groups)) for one in [direct, *chosen]}
             for load in loads.values():
                 load.slice("for 50")
             for index in range(self.settings["rounds"]):
@@ -96,14 +96,14 @@ class Bench:
         return told
 
     def slice(self, contestant, load, work):
-        """One slice, with what the program and its clients and upstream spent."""
-        others = [*load.pids, *contestant.upstream_pids]
-        before, others_before = contestant.cpu_ns(), process.cpu_ns(others)
+        """One slice, with what the program and its load spent."""
+        own = contestant.load.pids
+        before, own_before = contestant.cpu_ns(), process.cpu_ns(own)
         told = load.slice(f"for {self.settings['slice_ms']}")
         # What was begun has come back, but for tunnels there is still something to close.
         after = contestant.settle() if work.key == DIAL else contestant.cpu_ns()
         told["cpu_ns"] = after - before
-        told["load_cpu_ns"] = process.cpu_ns(others) - others_before
+        told["load_cpu_ns"] = process.cpu_ns(own) - own_before
         done = told["bytes"] if work.per_byte else told["operations"]
         if not done:
             raise Failure(f"{contestant.kind.title} did nothing: {work.title}")
@@ -134,7 +134,7 @@ class Bench:
         told = {}
         with contextlib.ExitStack() as stack:
             chosen = self.up(stack, self.main_kinds())
-            loads = {one.kind.key: stack.enter_context(Load(one, ["echo:64:32"])).ready() for one in chosen}
+            loads = {one.kind.key: stack.enter_context(one.clients(["echo:64:32"])) for one in chosen}
             for load in loads.values():
                 load.slice("for 50")
             work = works.WORKS[0]
@@ -142,8 +142,7 @@ class Bench:
                 for one in turned(chosen, index):
                     own = told.setdefault(one.kind.key, {"alone": [], "beside": []})
                     own["alone"].append(self.slice(one, loads[one.kind.key], work)["cost_ns"])
-                    with Load(one, [f"idle:{CROWD}:32"]) as idle:
-                        idle.ready()
+                    with one.quiet_clients(f"idle:{CROWD}:32") as idle:
                         one.settle()
                         own["beside"].append(self.slice(one, loads[one.kind.key], work)["cost_ns"])
                         idle.slice("for 0")
@@ -165,8 +164,8 @@ class Bench:
                     self.figures["start"] = {one.kind.key: self.at_start(one) for one in chosen}
                 for one in chosen:
                     # What is set up with the first client is no client's.
-                    with Load(one, ["get:1:10", "echo:1:32"]) as load:
-                        load.ready().slice("times 100")
+                    with one.clients(["get:1:10", "echo:1:32"]) as load:
+                        load.slice("times 100")
                     one.settle()
                 before = {one.kind.key: process.anonymous_bytes(one.pids) for one in chosen}
                 if key == "idle":
@@ -174,7 +173,7 @@ class Bench:
                 with contextlib.ExitStack() as crowd:
                     loads = []
                     for one in chosen:
-                        loads.append(crowd.enter_context(Load(one, [group])).ready())
+                        loads.append(crowd.enter_context(one.quiet_clients(group)))
                         one.settle()
                         grown = process.anonymous_bytes(one.pids) - before[one.kind.key]
                         memory.setdefault(key, {})[one.kind.key] = {"each_bytes": grown / CROWD}
@@ -219,7 +218,7 @@ class Bench:
                 continue
             contestant = Contestant(kind, self.tools, self.folder / f"start-{kind.key}")
             try:
-                contestant.start_upstream()
+                contestant.start_load()
                 port, words = contestant.command()
                 where = [f"127.0.0.1:{port}", self.settings["starts"], PROXY_CORE, LOAD_CORE]
                 told = subprocess.run(
@@ -239,12 +238,12 @@ class Bench:
         work = works.WORKS[0]
         with contextlib.ExitStack() as stack:
             chosen = self.up(stack, self.main_kinds())
-            loads = {one.kind.key: stack.enter_context(Load(one, ["echo:64:32"])).ready() for one in chosen}
+            loads = {one.kind.key: stack.enter_context(one.clients(["echo:64:32"])) for one in chosen}
             tunnels = 64
             for wanted in self.settings["growth"]:
                 chosen = [one for one in chosen if one.can_hold(wanted)]
                 for one in chosen:
-                    stack.enter_context(Load(one, [f"idle:{wanted - tunnels}:32"])).ready()
+                    stack.enter_context(one.quiet_clients(f"idle:{wanted - tunnels}:32"))
                     one.settle()
                 tunnels = wanted
                 for index in range(self.settings["rounds"]):
@@ -275,7 +274,7 @@ def parse():
     parser.add_argument("--publish", action="store_true", help="write docs/benchmarks.svg and the tables of docs/benchmarks.md")
     parser.add_argument("--only", nargs="+", choices=names, default=[], metavar="PART", help=f"of {', '.join(names)}")
     parser.add_argument("--hawkey", required=True, type=pathlib.Path, help="the program")
-    parser.add_argument("--tools", required=True, type=pathlib.Path, help="where load, upstream, relay and start are")
+    parser.add_argument("--tools", required=True, type=pathlib.Path, help="where load, relay and start are")
     parser.add_argument("--json", required=True, type=pathlib.Path, help="where the figures go")
     parser.add_argument("--docs", type=pathlib.Path, default=pathlib.Path("docs"), help="where --publish writes")
     return parser.parse_args()

@@ -4,6 +4,7 @@ All of them forward the client's address and scheme, none writes a log of reques
 descriptors last for.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -14,6 +15,7 @@ import select
 import shutil
 import socket
 import subprocess
+import sys
 import time
 
 import process
@@ -254,7 +256,7 @@ class Tools:
     """The programs of this folder that are not compared."""
 
     def __init__(self, folder):
-        self.load, self.upstream, self.start = folder / "load", folder / "upstream", folder / "start"
+        self.load, self.start = folder / "load", folder / "start"
 
 
 class Contestant:
@@ -288,15 +290,14 @@ class Contestant:
         words = [find(self.kind.program), *self.kind.arguments(port, self.upstream_port, self.folder)]
         return port, words
 
-    def start_upstream(self):
-        """Starts the upstream alone."""
-        child = _spawn(LOAD_CORE, [self.tools.upstream], stdout=subprocess.PIPE, text=True)
-        self.children.append(child)
-        self.upstream_pids = [child.pid]
-        self.upstream_port = int(_line(child, "the upstream").rpartition(":")[2])
+    def start_load(self):
+        """Starts the upstream, which is also where clients come from."""
+        self.load = Load(self.tools, self.kind.title)
+        self.children.append(self.load.child)
+        self.upstream_port = self.load.upstream_port
 
     def _start(self):
-        self.start_upstream()
+        self.start_load()
         port, words = self.command()
         if self.before:
             words = [*self.before, *words, *self.kind.single]
@@ -343,16 +344,26 @@ class Contestant:
         return self.cpu_ns()
 
 
+    def clients(self, groups):
+        """Clients of its own load. A context: they leave with it."""
+        return Clients(self.load, self.address, groups)
+
+    def quiet_clients(self, group):
+        """Clients of a load of their own, which leaves its descriptors to the other. A context as well."""
+        return Clients(Load(self.tools, self.kind.title), self.address, [group], is_own=True)
+
+
 class Direct:
-    """The upstream with nothing in front of it: what the load can do at most."""
+    """A load with nothing in front of its upstream: what it can do at most."""
 
     def __init__(self, tools):
         self.contestant = Contestant(Kind("direct", "no proxy", "", (), None), tools, ".")
-        self.kind, self.tools = self.contestant.kind, tools
+        self.kind = self.contestant.kind
 
     def __enter__(self):
-        self.contestant.start_upstream()
-        self.address = f"127.0.0.1:{self.contestant.upstream_port}"
+        self.contestant.start_load()
+        self.contestant.address = f"127.0.0.1:{self.contestant.upstream_port}"
+        self.clients = self.contestant.clients
         return self
 
     def __exit__(self, *_):
@@ -360,43 +371,48 @@ class Direct:
 
 
 class Load:
-    """Clients of one contestant. A context: they leave with it."""
+    """A process that is an upstream and clients; see src/bin/load."""
 
-    def __init__(self, contestant, groups):
-        self.what = f"the load for {contestant.kind.title}, {' '.join(groups)},"
-        self.child = _spawn(
-            LOAD_CORE,
-            [contestant.tools.load, contestant.address, *groups],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def __init__(self, tools, title):
+        self.what = f"the load for {title}"
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        self.child = _spawn(LOAD_CORE, [tools.load], text=True, **pipes)
         self.pids = [self.child.pid]
+        self.upstream_port = int(_line(self.child, self.what).rpartition(":")[2])
 
-    def ready(self):
-        """Waits until all clients are connected."""
-        _line(self.child, self.what)
+    def ask(self, line):
+        """What it answers."""
+        # If it has gone, its last words are told below.
+        with contextlib.suppress(BrokenPipeError):
+            self.child.stdin.write(f"{line}\n")
+            self.child.stdin.flush()
+        return _line(self.child, f"{self.what}, {line},")
+
+    def end(self):
+        """Ends the process."""
+        process.end(self.child)
+
+
+class Clients:
+    """Clients of one contestant."""
+
+    def __init__(self, load, address, groups, is_own=False):
+        self.load, self.address, self.groups, self.is_own = load, address, groups, is_own
+
+    def __enter__(self):
+        try:
+            self.load.ask(f"connect {self.address} {' '.join(self.groups)}")
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
         return self
 
     def slice(self, limit):
         """`for MS` or `times OPERATIONS`."""
-        try:
-            self.child.stdin.write(f"{limit}\n")
-            self.child.stdin.flush()
-        except BrokenPipeError:
-            pass
-        return json.loads(_line(self.child, self.what))
+        return json.loads(self.load.ask(limit))
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        try:
-            self.child.stdin.close()
-            self.child.wait(PATIENCE_SECONDS)
-        except (BrokenPipeError, subprocess.TimeoutExpired):
-            pass
-        process.end(self.child)
-        self.child.stdout.close()
-        self.child.stderr.close()
+    def __exit__(self, kind, *_):
+        if self.is_own:
+            self.load.end()
+        elif kind is None:
+            self.load.ask("leave")

@@ -18,7 +18,7 @@ import tempfile
 
 import report
 import works
-from contestants import Contestant, Failure, Load, Tools, find, kinds, version
+from contestants import Contestant, Failure, Tools, find, kinds, version
 
 FEW, MANY = 200, 1200
 
@@ -75,8 +75,8 @@ class Count:
         out = folder / "out"
         before = [find(before[0]), *(word.replace("OUT", str(out)) for word in before[1:])]
         with Contestant(kind, self.tools, folder, before) as contestant:
-            with Load(contestant, [group]) as load:
-                load.ready().slice(f"times {times}")
+            with contestant.clients([group]) as load:
+                load.slice(f"times {times}")
             # nginx in a single process overlooks a signal that comes while it is busy.
             contestant.settle()
         if not out.exists() or not out.stat().st_size:

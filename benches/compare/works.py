@@ -82,7 +82,7 @@ def rows(figures):
         if figures.get(key):
             title = f"wake-ups a second, {tunnels:,} tunnels"
             made.append(_plain(title, figures[key], lambda value: f"{value:.1f}", "0", lambda own: own == 0))
-    return made
+    return [row for row in made if row.cells]
 
 
 def _plain(title, values, show, sentence, is_met):
@@ -155,7 +155,7 @@ def _start(start):
         return {name: figure[key] / divisor for name, figure in start.items() if figure.get(key) is not None}
 
     mib = 1024 * 1024
-    files = {name: figure for name, figure in start.items() if name != FLOOR}
+    files = {name: figure for name, figure in start.items() if name != FLOOR and "program_bytes" in figure}
     size = _plain(
         "size",
         {name: figure["program_bytes"] / mib for name, figure in files.items()},

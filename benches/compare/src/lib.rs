@@ -1,8 +1,9 @@
-//! What the load, the upstream and the relay have in common.
+//! What the load and the relay are made of.
 //!
-//! All of them are one thread and one edge-triggered epoll, so that one core shows what a program costs.
+//! Both are one thread and one edge-triggered epoll, so that one core shows what a program costs.
 
 #![forbid(unsafe_code)]
 
+pub mod application;
 pub mod net;
 pub mod wire;

@@ -1,4 +1,4 @@
-//! All clients, and the slices in which they do something.
+//! All clients, the slices in which they do something, and the application that they do it with.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -6,11 +6,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use compare::application::Application;
 use compare::net::{BUDGET, Event, Poll};
 
 use crate::client::Client;
 use crate::group::{Group, Kind};
 
+const STANDARD_INPUT: usize = usize::MAX;
+/// Beyond every client's key.
+const FIRST_KEY_OF_APPLICATION: usize = 1 << 24;
 /// Handshakes under way while clients connect, below every program's backlog.
 const OPENING_MAX: usize = 64;
 /// How long nothing may happen.
@@ -44,9 +48,13 @@ impl fmt::Display for Told {
     }
 }
 
-/// A load.
+/// Clients, and the upstream behind the proxy that they talk to, if it is this one. All of it is one thread, so that no scheduler
+/// decides how long an answer waits.
 pub struct Load {
-    address: SocketAddr,
+    application: Application,
+    /// Standard input has something to say, or has ended.
+    pub is_told: bool,
+    address: Option<SocketAddr>,
     groups: Vec<Group>,
     clients: Vec<Client>,
     poll: Poll,
@@ -60,17 +68,17 @@ pub struct Load {
 }
 
 impl Load {
-    /// A load whose clients are not connected yet.
-    pub fn new(address: SocketAddr, groups: Vec<Group>) -> io::Result<Load> {
-        let now = Instant::now();
-        let counted = groups.iter().enumerate();
-        let clients =
-            counted.flat_map(|(index, group)| (0..group.clients).map(move |_| Client::new(index, now))).collect();
+    /// A load without clients, whose upstream listens.
+    pub fn new() -> io::Result<Load> {
+        let poll = Poll::new()?;
+        poll.add(io::stdin(), STANDARD_INPUT)?;
         Ok(Load {
-            address,
-            groups,
-            clients,
-            poll: Poll::new()?,
+            application: Application::new(&poll, FIRST_KEY_OF_APPLICATION)?,
+            is_told: false,
+            address: None,
+            groups: Vec::new(),
+            clients: Vec::new(),
+            poll,
             events: Vec::new(),
             queue: VecDeque::new(),
             buffer: vec![0; BUDGET],
@@ -80,8 +88,27 @@ impl Load {
         })
     }
 
-    /// Connects all clients but those that dial, and lets each have one answer.
-    pub fn open(&mut self) -> Result<(), String> {
+    /// Serves until something comes on standard input.
+    pub fn wait(&mut self) -> Result<(), String> {
+        while !self.is_told {
+            self.turn(None)?;
+        }
+        Ok(())
+    }
+
+    /// Lets all clients leave.
+    pub fn leave(&mut self) {
+        self.clients.clear();
+        self.queue.clear();
+    }
+
+    /// Connects the clients of these groups but for those that dial, and lets each have one answer.
+    pub fn connect(&mut self, address: SocketAddr, groups: Vec<Group>) -> Result<(), String> {
+        let now = Instant::now();
+        let counted = groups.iter().enumerate();
+        self.clients =
+            counted.flat_map(|(index, group)| (0..group.clients).map(move |_| Client::new(index, now))).collect();
+        (self.address, self.groups) = (Some(address), groups);
         let mut to_open = (0..self.clients.len()).filter(|&key| self.group(key).kind != Kind::Dial).collect::<Vec<_>>();
         loop {
             let now = Instant::now();
@@ -93,14 +120,14 @@ impl Load {
             if self.under_way == 0 {
                 return Ok(());
             }
-            self.turn(PATIENCE)?;
+            self.turn(Some(PATIENCE))?;
         }
     }
 
     /// Lets the active clients do what they do.
     pub fn slice(&mut self, limit: Limit) -> Result<Told, String> {
         // What happened to quiet clients since the last slice: nothing, or it is an error.
-        self.turn(Duration::ZERO)?;
+        self.turn(Some(Duration::ZERO))?;
         self.told = Told { latencies: Vec::with_capacity(1 << 16), ..Told::default() };
         self.done = (0..self.clients.len()).filter(|&key| self.group(key).is_active()).collect();
         let begun = Instant::now();
@@ -122,28 +149,36 @@ impl Load {
             if self.under_way == 0 {
                 break;
             }
-            self.turn(PATIENCE)?;
+            self.turn(Some(PATIENCE))?;
         }
         self.told.seconds = begun.elapsed().as_secs_f64();
         self.told.latencies.sort_unstable();
         Ok(std::mem::take(&mut self.told))
     }
 
-    /// Sleeps for as long as `patience`, and lets every client to whom something happened go a step.
-    fn turn(&mut self, patience: Duration) -> Result<(), String> {
-        let limit = if self.queue.is_empty() { patience } else { Duration::ZERO };
-        self.poll.wait(Some(limit), &mut self.events).map_err(|error| format!("cannot poll: {error}"))?;
-        if self.events.is_empty() && self.queue.is_empty() && self.under_way > 0 {
+    /// Sleeps, at most as long as `patience`, and lets every connection to which something happened go a step.
+    fn turn(&mut self, patience: Option<Duration>) -> Result<(), String> {
+        let is_busy = !self.queue.is_empty() || self.application.is_busy();
+        let limit = if is_busy { Some(Duration::ZERO) } else { patience };
+        self.poll.wait(limit, &mut self.events).map_err(|error| format!("cannot poll: {error}"))?;
+        if self.events.is_empty() && !is_busy && self.under_way > 0 {
             return Err(format!("nothing happened for {patience:?}, with {} operations under way", self.under_way));
         }
         for at in 0..self.events.len() {
-            self.queue(self.events[at].key);
+            match self.events[at] {
+                Event { key: STANDARD_INPUT, .. } => self.is_told = true,
+                event if event.key >= FIRST_KEY_OF_APPLICATION => {
+                    self.application.take_note(&self.poll, event).map_err(|error| format!("cannot accept: {error}"))?;
+                }
+                event => self.queue(event.key),
+            }
         }
         self.events.clear();
         for _ in 0..self.queue.len() {
             let Some(key) = self.queue.pop_front() else { break };
             self.step(key)?;
         }
+        self.application.act();
         Ok(())
     }
 
@@ -173,7 +208,8 @@ impl Load {
 
     fn begin(&mut self, key: usize, now: Instant) -> Result<(), String> {
         let client = &mut self.clients[key];
-        client.begin(&self.groups[client.group], &self.poll, key, self.address, now)?;
+        let address = self.address.ok_or("nobody said where to connect to")?;
+        client.begin(&self.groups[client.group], &self.poll, key, address, now)?;
         self.under_way += 1;
         // What was written whole is answered by an event.
         if self.groups[self.clients[key].group].kind == Kind::Half {

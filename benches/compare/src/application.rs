@@ -1,6 +1,6 @@
 //! The application behind every proxy.
 //!
-//! `upstream` listens on a port of 127.0.0.1, which it prints, and answers
+//! It listens on a port of 127.0.0.1 and answers
 //!
 //! - `GET /bytes/N` with N bytes,
 //! - a handshake for `/echo` with a tunnel in which every message comes back,
@@ -8,76 +8,76 @@
 //!
 //! It does no more than the exchange needs, so that it is never what a proxy waits for.
 
-#![forbid(unsafe_code)]
-
 use std::collections::VecDeque;
-use std::error::Error;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
 
-use compare::net::{self, BUDGET, Event, Poll, Read};
-use compare::wire::{self, FRAME_BYTES};
 use slab::Slab;
 
-const LISTENER: usize = usize::MAX;
+use crate::net::{self, BUDGET, Event, Poll, Read};
+use crate::wire::{self, FRAME_BYTES};
+
 const FIELDS_MAX: usize = 32;
 
-fn main() -> Result<(), Box<dyn Error>> {
-    net::raise_limit();
-    let mut poll = Poll::new()?;
-    let listener = net::listen()?;
-    poll.add(&listener, LISTENER)?;
-    let mut tools = Tools::new()?;
-    let mut sessions = Slab::<Session>::new();
-    let mut queue = VecDeque::new();
-    let mut events = Vec::new();
-    loop {
-        let limit = if queue.is_empty() { None } else { Some(Duration::ZERO) };
-        poll.wait(limit, &mut events)?;
-        for event in events.drain(..) {
-            if event.key == LISTENER {
-                accept(&poll, &listener, &mut sessions)?;
-            } else if sessions[event.key].take_note(event) {
-                queue.push_back(event.key);
-            }
+/// An application. The sockets that it registers have keys from `first_key` on.
+pub struct Application {
+    first_key: usize,
+    listener: OwnedFd,
+    sessions: Slab<Session>,
+    queue: VecDeque<usize>,
+    tools: Tools,
+}
+
+impl Application {
+    /// An application that listens, and tells where on standard output.
+    pub fn new(poll: &Poll, first_key: usize) -> io::Result<Application> {
+        let listener = net::listen()?;
+        poll.add(&listener, first_key)?;
+        Ok(Application { first_key, listener, sessions: Slab::new(), queue: VecDeque::new(), tools: Tools::new()? })
+    }
+
+    /// Takes note of an event of one of its sockets.
+    pub fn take_note(&mut self, poll: &Poll, event: Event) -> io::Result<()> {
+        let Some(key) = (event.key - self.first_key).checked_sub(1) else { return self.accept(poll) };
+        if self.sessions[key].take_note(event) {
+            self.queue.push_back(key);
         }
-        for _ in 0..queue.len() {
-            let Some(key) = queue.pop_front() else { break };
-            let session = &mut sessions[key];
+        Ok(())
+    }
+
+    /// Whether there is something to do without another event.
+    pub fn is_busy(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Lets each session that has something to do go a step.
+    pub fn act(&mut self) {
+        for _ in 0..self.queue.len() {
+            let Some(key) = self.queue.pop_front() else { break };
+            let session = &mut self.sessions[key];
             session.is_queued = false;
-            match session.drive(&mut tools) {
+            match session.drive(&mut self.tools) {
                 Drive::Wait => {}
                 Drive::Again => {
                     session.is_queued = true;
-                    queue.push_back(key);
+                    self.queue.push_back(key);
                 }
                 Drive::Close => {
-                    sessions.remove(key);
+                    self.sessions.remove(key);
                 }
             }
         }
     }
-}
 
-fn accept(poll: &Poll, listener: &OwnedFd, sessions: &mut Slab<Session>) -> io::Result<()> {
-    while let Some(socket) = net::accept(listener)? {
-        let entry = sessions.vacant_entry();
-        poll.add(&socket, entry.key())?;
-        entry.insert(Session {
-            socket,
-            kind: Kind::Http,
-            is_readable: false,
-            is_ending: false,
-            is_queued: false,
-            is_last: false,
-            input: Vec::new(),
-            output: Vec::new(),
-            pouring: None,
-        });
+    fn accept(&mut self, poll: &Poll) -> io::Result<()> {
+        while let Some(socket) = net::accept(&self.listener)? {
+            let entry = self.sessions.vacant_entry();
+            poll.add(&socket, self.first_key + 1 + entry.key())?;
+            entry.insert(Session::new(socket));
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// What all sessions share.
@@ -137,6 +137,20 @@ enum Drive {
 }
 
 impl Session {
+    fn new(socket: OwnedFd) -> Session {
+        Session {
+            socket,
+            kind: Kind::Http,
+            is_readable: false,
+            is_ending: false,
+            is_queued: false,
+            is_last: false,
+            input: Vec::new(),
+            output: Vec::new(),
+            pouring: None,
+        }
+    }
+
     /// Whether the session must be queued.
     fn take_note(&mut self, event: Event) -> bool {
         self.is_readable |= event.is_readable;
