@@ -199,7 +199,11 @@ def kinds(hawkey, relay):
             ("-v",),
             # A pipe for each connection takes descriptors as well.
             _with_file(
-                HAPROXY, "haproxy.cfg", ["-db", "-f", "FILE"], options="option splice-auto", connections=CONNECTIONS_MAX // 2
+                HAPROXY,
+                "haproxy.cfg",
+                ["-db", "-f", "FILE"],
+                options="option splice-request\n    option splice-response",
+                connections=CONNECTIONS_MAX // 2,
             ),
             variant_of="haproxy",
         ),

@@ -19,6 +19,8 @@ use crate::net::{self, BUDGET, Event, Poll, Read};
 use crate::wire::{self, FRAME_BYTES};
 
 const FIELDS_MAX: usize = 32;
+/// More than the caches next to a core hold: bytes that a proxy copies come from farther away, as they do with real upstreams.
+const BULK_BYTES: usize = 128 * FRAME_BYTES;
 
 /// An application. The sockets that it registers have keys from `first_key` on.
 pub struct Application {
@@ -85,16 +87,16 @@ struct Tools {
     buffer: Vec<u8>,
     /// One frame of a stream; a body is cut from it as well.
     frame: Vec<u8>,
-    /// The same as a file, from which bulk goes to sockets without a copy.
-    file: File,
+    /// Many of them in a file, from which bulk goes to sockets without a copy.
+    bulk: File,
     switching: Vec<u8>,
 }
 
 impl Tools {
     fn new() -> io::Result<Tools> {
         let frame = wire::stream_frame();
-        let file = net::memory_file(&frame)?;
-        Ok(Tools { buffer: vec![0; BUDGET], frame, file, switching: wire::switching() })
+        let bulk = net::memory_file(&frame.repeat(BULK_BYTES / FRAME_BYTES))?;
+        Ok(Tools { buffer: vec![0; BUDGET], frame, bulk, switching: wire::switching() })
     }
 }
 
@@ -121,7 +123,7 @@ enum Kind {
     Stream,
 }
 
-/// The same frame, or a body made of it, over and over: so many bytes are left, the next of which is at this place in the frame.
+/// A stream or a body, cut from the bulk over and over: so many bytes are left, the next of which is at this place.
 #[derive(Clone, Copy)]
 struct Pouring {
     left: u64,
@@ -170,12 +172,12 @@ impl Session {
             }
         }
         if let Some(pouring) = &mut self.pouring {
-            let end =
-                tools.frame.len().min(pouring.at.saturating_add(usize::try_from(pouring.left).unwrap_or(usize::MAX)));
-            let Some(taken) = net::write_file(&self.socket, &tools.file, pouring.at..end) else { return Drive::Close };
+            let left = usize::try_from(pouring.left).unwrap_or(usize::MAX);
+            let end = pouring.at + BUDGET.min(left).min(BULK_BYTES - pouring.at);
+            let Some(taken) = net::write_file(&self.socket, &tools.bulk, pouring.at..end) else { return Drive::Close };
             let is_full = taken < end - pouring.at;
             pouring.left -= taken as u64;
-            pouring.at = (pouring.at + taken) % tools.frame.len();
+            pouring.at = (pouring.at + taken) % BULK_BYTES;
             if pouring.left == 0 {
                 self.pouring = None;
             } else {
@@ -246,7 +248,7 @@ impl Session {
         match self.kind {
             Kind::Stream => {
                 let frames = u64::from_be_bytes((&*payload).try_into().ok()?);
-                self.pouring = Some(Pouring { left: frames * tools.frame.len() as u64, at: 0 });
+                self.pouring = Some(Pouring { left: frames * FRAME_BYTES as u64, at: 0 });
             }
             // The head of the answer goes where the mask was: one write without another copy.
             Kind::Echo | Kind::Http => {
