@@ -28,7 +28,7 @@ from works import BULK_DOWNLOAD, BULK_TUNNEL, CROWD, DIAL, FLOOR, GROWTH, HALF_H
 
 FULL = {"rounds": 12, "slice_ms": 400, "direct_rounds": 3, "wake_seconds": 10, "starts": 20, "growth": GROWTH}
 QUICK = {"rounds": 6, "slice_ms": 200, "direct_rounds": 1, "wake_seconds": 3, "starts": 5, "growth": ()}
-# Longer than the timeout for connecting to an upstream in every configuration.
+# Longer than the timeouts for connecting and upgrading in every configuration.
 CALM_SECONDS = 6
 
 
@@ -178,8 +178,6 @@ class Bench:
                         grown = process.anonymous_bytes(one.pids) - before[one.kind.key]
                         memory.setdefault(key, {})[one.kind.key] = {"each_bytes": grown / CROWD}
                     if key == "idle":
-                        # Timeouts of connecting that nobody needed any more have woken those that have them.
-                        time.sleep(CALM_SECONDS)
                         self.figures["sleeps_crowded"] = self.sleeps(chosen)
                     for load in loads:
                         load.slice("for 0")
@@ -198,6 +196,8 @@ class Bench:
     def sleeps(self, chosen):
         """How often each is woken a second while nothing happens."""
         seconds = self.settings["wake_seconds"]
+        # By then deadlines that nobody waits for any more have woken the programs that keep them.
+        time.sleep(CALM_SECONDS)
         before = {one.kind.key: process.sleeps(one.pids) for one in chosen}
         time.sleep(seconds)
         return {one.kind.key: (process.sleeps(one.pids) - before[one.kind.key]) / seconds for one in chosen}

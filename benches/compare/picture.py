@@ -45,7 +45,8 @@ def draw(path, figures, kinds):
     _bars(axes[1, 1], "echo p99 beside 4 tunnels that saturate, ms", _latency(figures), "{:.1f}")
     _growth(axes[1, 2], figures["growth"])
     handles = [pyplot.Rectangle((0, 0), 1, 1, color=colour) for colour in COLOURS.values()]
-    picture.legend(handles, [LEGEND.get(name, titles[name]) for name in COLOURS], loc="outside upper center", ncols=len(COLOURS), frameon=False)
+    labels = [LEGEND.get(name, titles[name]) for name in COLOURS]
+    picture.legend(handles, labels, loc="outside upper center", ncols=len(COLOURS), frameon=False)
     picture.savefig(path, metadata={"Date": None})
     pyplot.close(picture)
 
