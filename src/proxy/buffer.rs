@@ -3,6 +3,8 @@
 //! Reading needs a large buffer for an instant; keeping what could not leave needs a small one for long. So large buffers
 //! belong to a [`Pool`], are lent while a session is driven, and what remains in one is moved into a buffer of its own size.
 
+use std::ops::Range;
+
 /// What one read may bring: also what one session may move before the others have their turn.
 pub const READ_BYTES: usize = 64 * 1024;
 /// Room in front of what is read, so that a head can grow when it is rewritten without moving the body behind it.
@@ -205,6 +207,8 @@ pub enum Stays {
 pub struct Pool {
     large: Vec<Box<Buffer>>,
     small: Vec<Box<Buffer>>,
+    /// For bytes that go straight from one socket to the other; see [`straight`](Pool::straight).
+    straight: Vec<u8>,
 }
 
 impl Pool {
@@ -222,6 +226,19 @@ impl Pool {
         large.move_to(HEADROOM);
         self.take_back(small);
         large
+    }
+
+    /// Where a read may put bytes that go straight to the other side and are in no flow.
+    pub fn straight(&mut self) -> &mut [u8] {
+        if self.straight.is_empty() {
+            self.straight = vec![0; READ_BYTES];
+        }
+        &mut self.straight
+    }
+
+    /// What of the bytes that were to go [`straight`](Pool::straight) could not leave, in a buffer of its own.
+    pub fn keep_straight(&self, rest: Range<usize>) -> Box<Buffer> {
+        Box::new(Buffer::cleared(self.straight.get(rest).unwrap_or_default()))
     }
 
     /// Moves what remains in `large` into a buffer of about its size, and takes `large` back.

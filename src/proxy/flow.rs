@@ -42,6 +42,16 @@ impl Flow {
         self.buffer.insert(buffer).room()
     }
 
+    /// Whether there is nothing of it: no byte, and no end.
+    pub fn is_blank(&self) -> bool {
+        self.buffer.is_none() && self.end == EndOfFile::Open
+    }
+
+    /// Lets `rest` leave, which was to go straight to the other side and could not. The flow is blank.
+    pub fn keep(&mut self, rest: Box<Buffer>) {
+        self.buffer = Some(rest);
+    }
+
     /// Takes note that `n` bytes were read into the room.
     pub fn arrived(&mut self, n: usize) {
         if let Some(buffer) = &mut self.buffer {

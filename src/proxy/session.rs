@@ -101,6 +101,16 @@ impl Session {
         }
     }
 
+    /// Whether bytes of either side go straight to the other: it is a tunnel in which none wait, and no side has ended. They need
+    /// not be put into the session's [`room`](Session::room), but into [`Pool::straight`](crate::proxy::buffer::Pool::straight), to
+    /// be written from there and told of by [`passed`](Session::passed).
+    pub fn is_straight(&self) -> bool {
+        matches!(&self.phase, Phase::Tunnel(tunnel) if tunnel.deaf.is_none())
+            && self.flows.client.is_blank()
+            && self.flows.upstream.is_blank()
+            && self.steps.is_empty()
+    }
+
     /// Whether the end of this side matters although it is not read, because the other side takes nothing. Not of an upstream's
     /// answer: that will be read to its end.
     pub fn minds_loss(&self, side: Side) -> bool {
@@ -205,6 +215,16 @@ impl Session {
             }
             (Phase::Connect { .. } | Phase::Linger | Phase::Closed, _)
             | (Phase::Head { .. } | Phase::Finish(_), Side::Upstream) => self.flows[from].drop_pending(),
+        }
+    }
+
+    /// `n` bytes of this side went [`straight`](Session::is_straight) to the other, which has taken the first `sent` of them.
+    pub fn passed(&mut self, from: Side, n: usize, sent: usize, turn: &mut Turn) {
+        let Phase::Tunnel(tunnel) = &mut self.phase else { return };
+        tunnel.note_sent(from.other(), sent);
+        self.deadline = tunnel.silence_max().map(|max| turn.now + max);
+        if sent < n {
+            self.flows[from].keep(turn.pool.keep_straight(sent..n));
         }
     }
 

@@ -44,9 +44,14 @@ impl Steps {
         }
     }
 
+    /// Whether none waits.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
     /// The first step, which is no longer there then.
     pub fn take(&mut self) -> Option<Step> {
-        if self.0 == 0 {
+        if self.is_empty() {
             return None;
         }
         let step = ORDER.get(self.0.trailing_zeros() as usize).copied();

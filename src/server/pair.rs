@@ -62,6 +62,13 @@ pub struct Noted {
     pub broke: Both<bool>,
 }
 
+impl Noted {
+    /// Whether there is anything to be told.
+    fn is_news(&self) -> bool {
+        self.hung_up | self.is_due | self.broke.client | self.broke.upstream
+    }
+}
+
 /// How far a pair was driven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driven {
@@ -85,6 +92,11 @@ impl Pair {
         usize::from(self.spent_kib) * 1024
     }
 
+    fn note_spent(&mut self, spent: usize) {
+        // At most the budget, and one read and one write of each side.
+        self.spent_kib = (spent / 1024) as u16;
+    }
+
     /// Whether it moved much when it was last driven, and so will probably do again.
     pub fn moves_bulk(&self) -> bool {
         self.spent() >= BULK_SPENT_MIN
@@ -105,6 +117,13 @@ impl Pair {
         #[cfg(test)]
         tests::panic_if_cursed(&self.session);
         let noted = std::mem::take(&mut self.noted);
+        if !noted.is_news()
+            && self.session.is_straight()
+            && let Some(spent) = self.pass_straight(net, turn)
+        {
+            self.note_spent(spent);
+            return Driven::Parked;
+        }
         if noted.hung_up {
             self.session.hung_up(turn);
         }
@@ -130,8 +149,7 @@ impl Pair {
                 break;
             }
         }
-        // At most the budget, and one read and one write of each side.
-        self.spent_kib = (spent / 1024) as u16;
+        self.note_spent(spent);
         if noted.broke != Both::default() {
             self.tell_breaks(noted, net, turn);
             self.carry_out_steps(key, net, turn);
@@ -212,16 +230,54 @@ impl Pair {
         if room.is_empty() {
             return None;
         }
-        match net.table.socket(self.sockets[side]?)?.read(room) {
-            Moved::Bytes(n) => {
-                self.session.received(side, n, turn);
-                return Some(n);
-            }
+        let moved = net.table.socket(self.sockets[side]?)?.read(room);
+        let Moved::Bytes(n) = moved else { return self.heard_nothing(side, moved, turn) };
+        self.session.received(side, n, turn);
+        Some(n)
+    }
+
+    /// A read of `side` brought no bytes; what that costs of the budget, if anything came of it.
+    fn heard_nothing(&mut self, side: Side, moved: Moved, turn: &mut Turn) -> Option<usize> {
+        match moved {
+            Moved::Nothing | Moved::Bytes(_) => return None,
             Moved::End => self.session.ended(side, turn),
-            Moved::Nothing => return None,
             Moved::Broken(error) => self.session.broke(side, &error, turn),
         }
         Some(1)
+    }
+
+    /// The way of nearly every message of a tunnel: read from one socket, written to the other, and nothing else to do. What it spends
+    /// of the budget; `None` if there is more to see to.
+    ///
+    /// Nothing but speed speaks for it: the long way takes two and a half times as many instructions.
+    fn pass_straight(&mut self, net: &mut Net, turn: &mut Turn) -> Option<usize> {
+        let (client, upstream) = (self.sockets.client?, self.sockets.upstream?);
+        let mut spent = 0;
+        for (side, from, to) in [(Side::Client, client, upstream), (Side::Upstream, upstream, client)] {
+            if !net.table.is_readable(from) {
+                continue;
+            }
+            if !net.table.is_writable(to) {
+                return None;
+            }
+            let room = turn.pool.straight();
+            let moved = net.table.socket(from)?.read(room);
+            let Moved::Bytes(n) = moved else {
+                self.heard_nothing(side, moved, turn);
+                return None;
+            };
+            let moved = net.table.socket(to)?.write(room.get(..n)?);
+            let sent = if let Moved::Bytes(sent) = moved { sent } else { 0 };
+            self.session.passed(side, n, sent, turn);
+            if let Moved::Broken(error) = moved {
+                self.session.deafened(side.other(), &error, turn);
+            }
+            if sent < n || net.table.is_readable(from) {
+                return None;
+            }
+            spent += n + n.max(WRITE_COST);
+        }
+        Some(spent)
     }
 
     #[inline]
