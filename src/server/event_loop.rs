@@ -24,7 +24,7 @@ use crate::server::journal;
 use crate::server::listener::Listener;
 use crate::server::pair::{BUDGET, Driven, Net, Pair};
 use crate::server::stop::{Stop, StopFlag};
-use crate::server::table::{Holder, PairKey, Table};
+use crate::server::table::{self, Holder, PairKey, TABLE_BYTES, Table};
 use crate::server::upstreams::Upstreams;
 
 /// Events taken from the kernel in one turn. Many more would make those at the end wait for those at the front.
@@ -40,9 +40,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often the log says that accepting is paused.
 const ACCEPT_WARNING: Duration = Duration::from_secs(1);
 
-/// What each table is given at the start: enough for the allocator to map it apart, where it grows without leaving holes. Pages
-/// that are not used cost nothing. This and the sweep of deadlines took each of 5,000 idle tunnels from 277 to 233 bytes.
-const TABLE_BYTES: usize = 256 * 1024;
 /// How soon log lines that standard error did not take are offered again.
 const LINES_RETRY: Duration = Duration::from_millis(250);
 /// Deadlines that may wait in vain, beside one for every fourth session, before they are looked through.
@@ -110,7 +107,7 @@ impl EventLoop {
         }
         let net = Net {
             registry: poll.registry().try_clone()?,
-            table: Table::with_bytes(TABLE_BYTES),
+            table: Table::default(),
             upstreams: Upstreams::new(&config.policy, config.idle_upstreams, config.upstream_idle, config.cool_down),
             may_be_behind: false,
         };
@@ -122,7 +119,7 @@ impl EventLoop {
             stop,
             // What came before the loop began has woken nobody.
             is_asked: true,
-            pairs: Slab::with_capacity(TABLE_BYTES / size_of::<Pair>()),
+            pairs: table::room(),
             queue: RunQueue::default(),
             dead: Vec::new(),
             deadlines: Deadlines::with_bytes(now, TABLE_BYTES),
@@ -244,6 +241,7 @@ impl EventLoop {
         }
         for PairKey(key) in self.dead.drain(..) {
             self.pairs.try_remove(key as usize);
+            table::shrink(&mut self.pairs);
         }
         self.net.table.bury();
         // Ended sessions leave entries behind, which may be far from firing.
