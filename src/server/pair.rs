@@ -119,10 +119,9 @@ impl Pair {
         let noted = std::mem::take(&mut self.noted);
         if !noted.is_news()
             && self.session.is_straight()
-            && let Some(spent) = self.pass_straight(net, turn)
+            && let Some(driven) = self.pass_straight(net, turn)
         {
-            self.note_spent(spent);
-            return Driven::Parked;
+            return driven;
         }
         if noted.hung_up {
             self.session.hung_up(turn);
@@ -246,11 +245,11 @@ impl Pair {
         Some(1)
     }
 
-    /// The way of nearly every message of a tunnel: read from one socket, written to the other, and nothing else to do. What it spends
-    /// of the budget; `None` if there is more to see to.
+    /// The way of nearly all bytes of a tunnel: one read of each socket that has something, written to the other, and nothing else to
+    /// do. `None` if there is more to see to.
     ///
     /// Nothing but speed speaks for it: the long way takes two and a half times as many instructions.
-    fn pass_straight(&mut self, net: &mut Net, turn: &mut Turn) -> Option<usize> {
+    fn pass_straight(&mut self, net: &mut Net, turn: &mut Turn) -> Option<Driven> {
         let (client, upstream) = (self.sockets.client?, self.sockets.upstream?);
         let mut spent = 0;
         for (side, from, to) in [(Side::Client, client, upstream), (Side::Upstream, upstream, client)] {
@@ -272,12 +271,14 @@ impl Pair {
             if let Moved::Broken(error) = moved {
                 self.session.deafened(side.other(), &error, turn);
             }
-            if sent < n || net.table.is_readable(from) {
+            if sent < n {
                 return None;
             }
             spent += n + n.max(WRITE_COST);
         }
-        Some(spent)
+        self.note_spent(spent);
+        let has_more = net.table.is_readable(client) || net.table.is_readable(upstream);
+        Some(if has_more { Driven::Again } else { Driven::Parked })
     }
 
     #[inline]
