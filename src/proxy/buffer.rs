@@ -13,7 +13,8 @@ const HEADROOM: usize = 1024;
 const LARGE_SPARE_MAX: usize = 4;
 /// Small buffers that it keeps: a request that may have to be asked again is held in one until its answer begins.
 const SMALL_SPARE_MAX: usize = 64;
-/// What a small buffer may be larger than what it holds, and how large it may be to be kept when it is empty.
+/// A small buffer that is used again is at most twice as large as what it holds, and at most so much larger. One is kept for that if it
+/// is not too large itself.
 const SMALL_SLACK: usize = 512;
 const SMALL_KEPT_MAX: usize = 2048;
 
@@ -244,7 +245,8 @@ impl Pool {
     /// Moves what remains in `large` into a buffer of about its size, and takes `large` back.
     pub fn keep(&mut self, large: Box<Buffer>) -> Box<Buffer> {
         let content = large.slice(large.start, large.end);
-        let fits = |spare: &mut Box<Buffer>| (content.len()..=content.len() + SMALL_SLACK).contains(&spare.capacity());
+        let largest = content.len() + content.len().min(SMALL_SLACK);
+        let fits = |spare: &mut Box<Buffer>| (content.len()..=largest).contains(&spare.capacity());
         let mut small = self.small.pop_if(fits).unwrap_or_else(|| Box::new(Buffer::with_capacity(content.len())));
         small.bytes[..content.len()].copy_from_slice(content);
         let place = |cursor: usize| cursor - large.start;

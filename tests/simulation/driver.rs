@@ -234,6 +234,14 @@ impl Pair {
     /// As `server::pair::Pair::drive`.
     pub fn drive(&mut self, net: &mut Net, turn: &mut Turn, context: &mut Context) -> Result<(), String> {
         let noted = std::mem::take(&mut self.noted);
+        let is_news = noted.hung_up || noted.is_due || noted.broke.client || noted.broke.upstream;
+        if !is_news
+            && self.session.is_straight()
+            && let Some(is_queued) = self.pass_straight(net, turn, context)
+        {
+            self.is_queued = is_queued;
+            return Ok(());
+        }
         if noted.hung_up {
             self.session.hung_up(turn);
         }
@@ -330,16 +338,52 @@ impl Pair {
         let moved = net.links[link].read(&mut room[..n]);
         let number = self.number;
         context.note(|| format!("session {number} reads from the {}: {moved:?}", side.as_str()));
+        let Moved::Some(n) = moved else { return self.heard_nothing(side, moved, turn) };
+        self.session.received(side, n, turn);
+        Some(n)
+    }
+
+    fn heard_nothing(&mut self, side: Side, moved: Moved<usize>, turn: &mut Turn) -> Option<usize> {
         match moved {
-            Moved::Some(n) => {
-                self.session.received(side, n, turn);
-                return Some(n);
-            }
+            Moved::Some(_) | Moved::WouldBlock => return None,
             Moved::End => self.session.ended(side, turn),
-            Moved::WouldBlock => return None,
             Moved::Broken(why) => self.session.broke(side, &why, turn),
         }
         Some(1)
+    }
+
+    /// As `server::pair::Pair::pass_straight`; whether there is more to do.
+    fn pass_straight(&mut self, net: &mut Net, turn: &mut Turn, context: &mut Context) -> Option<bool> {
+        for side in Side::BOTH {
+            let (from, to) = (self.links[side]?, self.links[side.other()]?);
+            if !net.links[from].is_readable {
+                continue;
+            }
+            if !net.links[to].is_writable {
+                return None;
+            }
+            let room = turn.pool.straight();
+            let n = context.scenario.grain.piece(room.len(), &mut context.prng);
+            let moved = net.links[from].read(&mut room[..n]);
+            let number = self.number;
+            context.note(|| format!("session {number} reads straight from the {}: {moved:?}", side.as_str()));
+            let Moved::Some(n) = moved else {
+                self.heard_nothing(side, moved, turn);
+                return None;
+            };
+            let offered = context.scenario.grain.piece(n, &mut context.prng);
+            let moved = net.links[to].write(&room[..offered]);
+            context.note(|| format!("session {number} writes {offered} of {n} bytes straight on: {moved:?}"));
+            let sent = if let Moved::Some(sent) = moved { sent } else { 0 };
+            self.session.passed(side, n, sent, turn);
+            if let Moved::Broken(why) = moved {
+                self.session.deafened(side.other(), &why, turn);
+            }
+            if sent < n {
+                return None;
+            }
+        }
+        Some(Side::BOTH.into_iter().any(|side| self.links[side].is_some_and(|link| net.links[link].is_readable)))
     }
 
     fn carry_out_steps(&mut self, net: &mut Net, turn: &mut Turn, context: &mut Context) -> Result<(), String> {
@@ -526,8 +570,8 @@ impl Pair {
             return Err(format!("the session owns {bytes} bytes of buffers, {bytes_max} at most were expected"));
         }
         let has_unsent = Side::BOTH.into_iter().any(|side| !session.leaving(side).is_empty());
-        // Between requests, half an empty line may be all that has come.
-        let bytes_idle = if session.is_idle() { 3 } else { 0 };
+        // Between requests, half an empty line may be all that has come, in a buffer of at most twice its size.
+        let bytes_idle = if session.is_idle() { 6 } else { 0 };
         if (session.is_idle() || session.is_tunnel()) && !has_unsent && bytes > bytes_idle {
             return Err(format!("the session has nothing to send, and owns {bytes} bytes of buffers"));
         }
