@@ -7,8 +7,9 @@ use std::ops::Range;
 
 /// What one read may bring: also what one session may move before the others have their turn.
 pub const READ_BYTES: usize = 64 * 1024;
-/// Room in front of what is read, so that a head can grow when it is rewritten without moving the body behind it.
-const HEADROOM: usize = 1024;
+/// Room in front of what is read, so that a head can grow when it is rewritten without moving what is behind it: by two bytes for each of
+/// a target that is as long as the default allows, and by some fields.
+const HEADROOM: usize = 18 * 1024;
 /// Large buffers that a pool keeps for the next turn; a turn rarely has use for more than two at once.
 const LARGE_SPARE_MAX: usize = 4;
 /// Small buffers that it keeps: a request that may have to be asked again is held in one until its answer begins.
