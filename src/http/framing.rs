@@ -37,7 +37,7 @@ pub struct Declared {
 }
 
 impl Declared {
-    /// Takes note of a Content-Length: 1 to 19 digits, once. A second one, a list, a sign or an overflow is refused.
+    /// Takes note of a Content-Length: digits that make a number below 2^63, once. A second one, a list, a sign or an overflow is refused.
     pub fn note_length(&mut self, value: &[u8]) -> Result<(), Reject> {
         const WRONG: Reject = Reject::Malformed("Content-Length is not one number");
         let add = |length: u64, byte: &u8| {

@@ -135,8 +135,8 @@ fn may_stand(byte: u8) -> bool {
         || matches!(byte, b',' | b';' | b'=' | b':' | b'@' | b'/' | b'?' | b'[' | b']')
 }
 
-/// What the URL standard of browsers does not encode. In a path they encode all of it but `|`, and have servers that disagree
-/// about it: a backslash is a slash to some.
+/// What the URL standard of browsers does not encode, and servers read alike. About a lone percent sign and a backslash in a path they
+/// disagree, and the others of these are encoded there.
 fn is_left_by_browsers(byte: u8, in_query: bool) -> bool {
     byte == b'|' || (in_query && matches!(byte, b'%' | b'\\' | b'^' | b'`' | b'{' | b'}'))
 }

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-/// What one read may bring: also what one session may move before the others have their turn.
+/// What one read may bring.
 pub const READ_BYTES: usize = 64 * 1024;
 /// Room in front of what is read, so that a head can grow when it is rewritten without moving what is behind it: by two bytes for each of
 /// a target that is as long as the default allows, and by some fields.

@@ -4,7 +4,7 @@
 //! session to decide.
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::http::forward::{self, Forwarding, Returning};
 use crate::http::framing::Framing;
@@ -105,19 +105,21 @@ impl Exchange {
         }
     }
 
-    /// Understands the head that `flow` begins with, and puts the head for the upstream in its place.
-    pub fn begin(flow: &mut Flow, client: &ClientAddress, mut record: Record, turn: &mut Turn) -> Begun {
+    /// Understands the head that `flow` begins with, whose first byte came when it `began`, and puts the head for the upstream in its place.
+    pub fn begin(flow: &mut Flow, client: &ClientAddress, began: Instant, turn: &mut Turn) -> Begun {
         let policy = Rc::clone(&turn.policy);
         let mut storage = empty_fields();
         let (head, head_bytes) = match RequestHead::parse(flow.pending(), &mut storage, &policy.limits.head) {
             Ok(None) => return Begun::Partial,
             Ok(Some(parsed)) => parsed,
             Err(reject) => {
+                let mut record = turn.record(began);
                 record.note_line(flow.pending());
                 return Begun::Answer(turn.place(Exchange::refused(policy, record)), Cause::Reject(reject));
             }
         };
         let host = head.authority.map_or("", |authority| authority.host);
+        let mut record = turn.record(began);
         record.note_request(
             head.method,
             head.authority.map_or("", |authority| authority.text),

@@ -88,9 +88,17 @@ impl Record {
         Record { asked: text, began, answered: None, status: None, upstream: None, up: 0, down: 0, end: None }
     }
 
-    /// The memory of its text, unless that is too much to be kept.
+    /// Gives up what is too much to be kept for the sake of its memory.
+    pub fn trim(&mut self) {
+        self.end = None;
+        if self.asked.capacity() > TEXT_KEPT_MAX {
+            self.asked = String::new();
+        }
+    }
+
+    /// The memory of its text.
     pub fn take_text(&mut self) -> String {
-        Some(std::mem::take(&mut self.asked)).filter(|text| text.capacity() <= TEXT_KEPT_MAX).unwrap_or_default()
+        std::mem::take(&mut self.asked)
     }
 
     /// Remembers what was asked for, if the log is on.

@@ -54,6 +54,7 @@ impl Turn {
     /// Takes back the place of an exchange that has ended.
     pub fn take_back(&mut self, mut exchange: Box<Exchange>) {
         if self.spare.len() < EXCHANGES_SPARE_MAX {
+            exchange.record.trim();
             // A spare place must not keep a policy alive that is no longer in force.
             exchange.policy = self.policy.clone();
             self.spare.push(exchange);

@@ -1,7 +1,8 @@
 //! Which session must be woken next.
 //!
 //! Sessions move their deadlines with every byte, mostly away; an entry here is moved only when it fires. It may fire early,
-//! or up to a millisecond late, and is then looked at again: so moving a deadline away costs nothing, and each session has one entry that counts.
+//! or up to a millisecond late, and is then looked at again: so moving a deadline away costs nothing, and each session has one
+//! entry that counts (or two of the same tick, of which the second finds nothing to do).
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

@@ -22,7 +22,7 @@ use crate::proxy::turn::Turn;
 use crate::server::deadlines::Deadlines;
 use crate::server::journal;
 use crate::server::listener::Listener;
-use crate::server::pair::{BUDGET, Driven, Net, Pair};
+use crate::server::pair::{Budget, Driven, Net, Pair};
 use crate::server::stop::{Stop, StopFlag};
 use crate::server::table::{self, Holder, PairKey, TABLE_BYTES, Table};
 use crate::server::upstreams::Upstreams;
@@ -32,8 +32,8 @@ const EVENTS_MAX: usize = 200;
 /// Connections accepted in one turn and from one listener, so that a wave of them does not make tunnels wait.
 const ACCEPTS_MAX: usize = 16;
 /// What pairs that move much may spend in one turn, all of them together, before the kernel is asked who else has something to do:
-/// the budget of two.
-const BULK_SPENT_MAX: usize = 2 * BUDGET;
+/// two reads and their ways out.
+const BULK_SPENT_MAX: usize = 256 * 1024;
 /// How long accepting pauses when descriptors have run out and none of ours is given back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -217,13 +217,13 @@ impl EventLoop {
         self.accept();
         for _ in 0..self.queue.prompt.len() {
             let Some(key) = self.queue.prompt.pop_front() else { break };
-            self.drive(key);
+            self.drive_queued(key, Budget::PROMPT);
         }
         let mut spent = 0;
         while spent < BULK_SPENT_MAX
             && let Some(key) = self.queue.bulk.pop_front()
         {
-            spent += self.drive(key);
+            spent += self.drive_queued(key, Budget::BULK);
         }
         for key in self.net.upstreams.take_due(self.turn.now) {
             self.net.table.close(key);
@@ -252,12 +252,20 @@ impl EventLoop {
         self.lines_wait = journal::flush();
     }
 
-    /// Drives a pair; what it spent of its budget.
-    fn drive(&mut self, key: PairKey) -> usize {
-        let Some(pair) = self.pairs.get_mut(key.0 as usize) else { return 0 };
+    /// Drives a pair that was taken out of the queue; what it spent of its budget.
+    fn drive_queued(&mut self, key: PairKey, budget: Budget) -> usize {
+        if let Some(pair) = self.pairs.get_mut(key.0 as usize) {
+            pair.noted.is_queued = false;
+        }
+        self.drive(key, budget);
+        self.pairs.get(key.0 as usize).map_or(0, Pair::spent)
+    }
+
+    fn drive(&mut self, key: PairKey, budget: Budget) {
+        let Some(pair) = self.pairs.get_mut(key.0 as usize) else { return };
         // A bug of ours in one session must not end the others. What a panic may leave half done is the session's own, and is
         // dropped with it; the turn's buffers are emptied before they are used.
-        let driven = catch_unwind(AssertUnwindSafe(|| pair.drive(key, &mut self.net, &mut self.turn)));
+        let driven = catch_unwind(AssertUnwindSafe(|| pair.drive(key, budget, &mut self.net, &mut self.turn)));
         match driven.unwrap_or_else(|_| pair.give_up(&mut self.net)) {
             Driven::Parked => self.deadlines.arm(key, pair.session().deadline(), &mut pair.armed),
             Driven::Again => {
@@ -266,7 +274,6 @@ impl EventLoop {
             }
             Driven::Ended => self.dead.push(key),
         }
-        pair.spent()
     }
 
     // Accepting.
@@ -389,12 +396,12 @@ impl EventLoop {
             if let Some(pair) = self.pairs.get_mut(key.0 as usize) {
                 pair.expect_client(&mut self.net);
             }
-            self.drive(key);
+            self.drive(key, Budget::BULK);
             if let Some(pair) = self.pairs.get_mut(key.0 as usize)
                 && !pair.session().is_closed()
             {
                 tell(pair.session_mut(), &mut self.turn);
-                self.drive(key);
+                self.drive(key, Budget::BULK);
             }
         }
     }
@@ -424,8 +431,9 @@ fn note_stream(event: &Event, net: &mut Net, pairs: &mut Slab<Pair>, queue: &mut
 
 /// Pairs that have something to do, each in one line and once.
 ///
-/// Who moves much is likely to go on, and waits in a line of its own, of which each turn takes only a few. So a small message
-/// waits for those few at the most, however many others move all they can, and each of those has its turn nevertheless.
+/// Who moved much is likely to go on, and waits in a line of its own, of which each turn takes only a few; who moved little is driven at
+/// once, but goes to that line if it turns out to have much. So a small message waits for those few and for a page of each of the
+/// others that have just had something to tell, however many move all they can; and all of them have their turn.
 #[derive(Debug, Default)]
 struct RunQueue {
     prompt: VecDeque<PairKey>,

@@ -17,8 +17,10 @@ const WAITING_BYTES_MAX: usize = 256 * 1024;
 #[derive(Debug)]
 struct Waiting {
     lines: Vec<u8>,
-    /// Lines that nobody will read.
+    /// Lines that nobody will read, and of which nobody has been told.
     lost: u64,
+    /// Those that the last of `lines` tells of.
+    telling: u64,
     /// What was written last ends within a line.
     is_torn: bool,
     /// The last attempt to write failed: the pipe is closed for good, or the disk full for now.
@@ -54,7 +56,7 @@ pub fn flush() -> bool {
 
 impl Waiting {
     const fn new() -> Waiting {
-        Waiting { lines: Vec::new(), lost: 0, is_torn: false, is_failing: false }
+        Waiting { lines: Vec::new(), lost: 0, telling: 0, is_torn: false, is_failing: false }
     }
 
     fn push(&mut self, line: &[u8]) {
@@ -77,12 +79,10 @@ impl Waiting {
         }
         if self.lines.is_empty() && self.lost > 0 && !self.is_failing {
             let lost = std::mem::take(&mut self.lost);
-            self.push(format!("level=warn lost_lines={lost} why=\"standard error was not read\"\n").as_bytes());
+            self.push(format!("level=warn lost_lines={lost} why=\"standard error did not take them\"\n").as_bytes());
+            self.telling = lost;
             let written = write(&self.lines);
             self.note_written(written);
-            if self.is_failing {
-                self.lost = lost;
-            }
         }
         // A turn with many lines does not own their memory for ever.
         if self.lines.is_empty() && self.lines.capacity() > WAITING_BYTES_MAX / 8 {
@@ -98,10 +98,15 @@ impl Waiting {
                 if let Some(last) = self.lines.drain(..n).next_back() {
                     self.is_torn = last != b'\n';
                 }
+                if self.lines.is_empty() {
+                    self.telling = 0;
+                }
             }
             Err(_) => {
-                let ends = self.lines.iter().filter(|byte| **byte == b'\n').count();
-                self.lost = self.lost.saturating_add(ends as u64 - u64::from(self.lines.starts_with(b"\n")));
+                let ends = self.lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+                // Neither an end that parts a torn line from the next nor the line that tells of others is one of theirs.
+                let own = u64::from(self.lines.starts_with(b"\n")) + u64::from(self.telling > 0);
+                self.lost += ends.saturating_sub(own) + std::mem::take(&mut self.telling);
                 self.lines.clear();
             }
         }
@@ -144,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_disk_that_was_full_holds_whole_lines_and_how_many_were_lost() {
-        let lost = |n| format!("level=warn lost_lines={n} why=\"standard error was not read\"\n");
+        let lost = |n| format!("level=warn lost_lines={n} why=\"standard error did not take them\"\n");
         assert_eq!(read(&[("one", 99), ("two", 99)]), "one\ntwo\n");
         assert_eq!(read(&[("one", 99), ("two", 0), ("three", 0), ("four", 999)]), format!("one\nfour\n{}", lost(2)));
         // Two bytes of the second line were taken: it is whole when the rest can be.
@@ -152,7 +157,11 @@ mod tests {
         // If the rest never can, it ends where it was torn, and counts as lost.
         assert_eq!(read(&[("one", 2), ("two", 0), ("three", 0), ("four", 999)]), format!("on\nfour\n{}", lost(3)));
         assert_eq!(read(&[("one", 0), ("", 0), ("", 0), ("two", 999)]), format!("two\n{}", lost(1)));
-        // No room for the line that tells of the others: they are told of later.
+        // No room for the line that tells of the others, or only for its beginning: they are told of later.
         assert_eq!(read(&[("one", 0), ("two", 4), ("three", 999)]), format!("two\nthree\n{}", lost(1)));
+        assert_eq!(
+            read(&[("one", 0), ("two", 0), ("four", 9), ("", 0), ("five", 999)]),
+            format!("four\nleve\nfive\n{}", lost(2))
+        );
     }
 }

@@ -15,13 +15,36 @@ use crate::server::socket::{Moved, Socket};
 use crate::server::table::{Holder, PairKey, SocketKey, Table};
 use crate::server::upstreams::Upstreams;
 
-/// What a pair may move before the others have their turn, in bytes read and written: what one read brings, and its way out. A relay
-/// that drains a socket until it would block makes its neighbours wait for that long.
-pub const BUDGET: usize = 2 * READ_BYTES;
-/// Who spends so much at once moves bulk: more than a page with what belongs to it, less than a read.
-const BULK_SPENT_MIN: usize = 16 * 1024;
 /// What a write costs of the budget, however short: a client can ask for many small answers with few bytes.
 const WRITE_COST: usize = 1024;
+
+/// What a pair may move before the others have their turn, in bytes read and written. A relay that drains a socket until it would
+/// block makes its neighbours wait for that long.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    max: usize,
+    spent: usize,
+}
+
+impl Budget {
+    /// Of who moved little when it was driven last: a page with what belongs to it, and its way out.
+    pub const PROMPT: Budget = Budget { max: 16 * 1024, spent: 0 };
+    /// Of who moved much: what one read brings, and its way out.
+    pub const BULK: Budget = Budget { max: 2 * READ_BYTES, spent: 0 };
+
+    /// How many bytes one read may bring.
+    fn read_max(&self) -> usize {
+        READ_BYTES.min(self.max)
+    }
+
+    fn spend(&mut self, cost: usize) {
+        self.spent = self.spent.saturating_add(cost);
+    }
+
+    fn is_spent(&self) -> bool {
+        self.spent >= self.max
+    }
+}
 
 /// What sockets need beyond themselves.
 #[derive(Debug)]
@@ -45,7 +68,7 @@ pub struct Pair {
     pub armed: Armed,
     /// What the loop has taken note of since it was last driven.
     pub noted: Noted,
-    /// What was spent of the budget when it was last driven, in KiB.
+    /// What it moved when it was last driven, in KiB.
     spent_kib: u16,
 }
 
@@ -87,19 +110,14 @@ impl Pair {
         Pair { session, sockets, armed: None, noted: Noted::default(), spent_kib: 0 }
     }
 
-    /// What was spent of the [`BUDGET`] when it was last driven, in whole KiB.
+    /// What it spent when it was last driven, in whole KiB.
     pub fn spent(&self) -> usize {
         usize::from(self.spent_kib) * 1024
     }
 
-    fn note_spent(&mut self, spent: usize) {
-        // At most the budget, and one read and one write of each side.
-        self.spent_kib = (spent / 1024) as u16;
-    }
-
     /// Whether it moved much when it was last driven, and so will probably do again.
     pub fn moves_bulk(&self) -> bool {
-        self.spent() >= BULK_SPENT_MIN
+        self.spent() >= Budget::PROMPT.max
     }
 
     /// The session.
@@ -112,17 +130,31 @@ impl Pair {
         &mut self.session
     }
 
-    /// Tells the session what was noted, then moves bytes until nothing moves any more or the [`BUDGET`] is spent.
-    pub fn drive(&mut self, key: PairKey, net: &mut Net, turn: &mut Turn) -> Driven {
+    /// Tells the session what was noted, then moves bytes until nothing moves any more or the budget is spent.
+    pub fn drive(&mut self, key: PairKey, mut budget: Budget, net: &mut Net, turn: &mut Turn) -> Driven {
         #[cfg(test)]
         tests::panic_if_cursed(&self.session);
-        let noted = std::mem::take(&mut self.noted);
-        if !noted.is_news()
-            && self.session.is_straight()
-            && let Some(driven) = self.pass_straight(net, turn)
-        {
-            return driven;
-        }
+        let noted = self.noted;
+        self.noted = Noted { is_queued: noted.is_queued, ..Noted::default() };
+        let driven = if !noted.is_news() && self.session.is_straight() {
+            self.pass_straight(&mut budget, net, turn)
+        } else {
+            None
+        };
+        let driven = driven.unwrap_or_else(|| self.drive_long(noted, key, &mut budget, net, turn));
+        // At most the budget, and one read and one write of each side. Who waits for a next request begins anew.
+        self.spent_kib = if self.session.is_idle() { 0 } else { (budget.spent / 1024) as u16 };
+        driven
+    }
+
+    fn drive_long(
+        &mut self,
+        noted: Noted,
+        key: PairKey,
+        budget: &mut Budget,
+        net: &mut Net,
+        turn: &mut Turn,
+    ) -> Driven {
         if noted.hung_up {
             self.session.hung_up(turn);
         }
@@ -132,23 +164,21 @@ impl Pair {
             }
             self.session.timed_out(turn);
         }
-        let mut spent = 0;
         self.carry_out_steps(key, net, turn);
         loop {
             let mut cost = 0;
             for side in Side::BOTH {
-                cost += self.read(side, net, turn).unwrap_or(0);
+                cost += self.read(side, budget.read_max(), net, turn).unwrap_or(0);
             }
             for side in Side::BOTH {
                 cost += self.write(side, net, turn).unwrap_or(0);
             }
-            spent += cost;
+            budget.spend(cost);
             self.carry_out_steps(key, net, turn);
-            if cost == 0 || spent >= BUDGET {
+            if cost == 0 || budget.is_spent() {
                 break;
             }
         }
-        self.note_spent(spent);
         if noted.broke != Both::default() {
             self.tell_breaks(noted, net, turn);
             self.carry_out_steps(key, net, turn);
@@ -159,7 +189,7 @@ impl Pair {
             return Driven::Ended;
         }
         let has_more = |side| self.can_read(side, net) || self.can_write(side, net);
-        if spent >= BUDGET && Side::BOTH.into_iter().any(has_more) { Driven::Again } else { Driven::Parked }
+        if budget.is_spent() && Side::BOTH.into_iter().any(has_more) { Driven::Again } else { Driven::Parked }
     }
 
     /// Resets both sides of a session that can no longer be trusted.
@@ -220,15 +250,14 @@ impl Pair {
         Some(WRITE_COST)
     }
 
-    /// Reads what `side` has sent, once; `None` if nothing came of it, else what that costs of the budget.
-    fn read(&mut self, side: Side, net: &mut Net, turn: &mut Turn) -> Option<usize> {
+    /// Reads what `side` has sent, once and at most `max` bytes; `None` if nothing came of it, else what that costs of the budget.
+    fn read(&mut self, side: Side, max: usize, net: &mut Net, turn: &mut Turn) -> Option<usize> {
         if !self.can_read(side, net) {
             return None;
         }
         let room = self.session.room(side, turn);
-        if room.is_empty() {
-            return None;
-        }
+        let max = max.min(room.len());
+        let room = room.get_mut(..max).filter(|room| !room.is_empty())?;
         let moved = net.table.socket(self.sockets[side]?)?.read(room);
         let Moved::Bytes(n) = moved else { return self.heard_nothing(side, moved, turn) };
         self.session.received(side, n, turn);
@@ -249,9 +278,8 @@ impl Pair {
     /// do. `None` if there is more to see to.
     ///
     /// Nothing but speed speaks for it: the long way takes two and a half times as many instructions.
-    fn pass_straight(&mut self, net: &mut Net, turn: &mut Turn) -> Option<Driven> {
+    fn pass_straight(&mut self, budget: &mut Budget, net: &mut Net, turn: &mut Turn) -> Option<Driven> {
         let (client, upstream) = (self.sockets.client?, self.sockets.upstream?);
-        let mut spent = 0;
         for (side, from, to) in [(Side::Client, client, upstream), (Side::Upstream, upstream, client)] {
             if !net.table.is_readable(from) {
                 continue;
@@ -259,7 +287,7 @@ impl Pair {
             if !net.table.is_writable(to) {
                 return None;
             }
-            let room = turn.pool.straight();
+            let room = turn.pool.straight().get_mut(..budget.read_max())?;
             let moved = net.table.socket(from)?.read(room);
             let Moved::Bytes(n) = moved else {
                 self.heard_nothing(side, moved, turn);
@@ -271,12 +299,11 @@ impl Pair {
             if let Moved::Broken(error) = moved {
                 self.session.deafened(side.other(), &error, turn);
             }
+            budget.spend(n + sent.max(WRITE_COST));
             if sent < n {
                 return None;
             }
-            spent += n + n.max(WRITE_COST);
         }
-        self.note_spent(spent);
         let has_more = net.table.is_readable(client) || net.table.is_readable(upstream);
         Some(if has_more { Driven::Again } else { Driven::Parked })
     }

@@ -235,9 +235,10 @@ impl Pair {
     pub fn drive(&mut self, net: &mut Net, turn: &mut Turn, context: &mut Context) -> Result<(), String> {
         let noted = std::mem::take(&mut self.noted);
         let is_news = noted.hung_up || noted.is_due || noted.broke.client || noted.broke.upstream;
+        let mut spent = 0;
         if !is_news
             && self.session.is_straight()
-            && let Some(is_queued) = self.pass_straight(net, turn, context)
+            && let Some(is_queued) = self.pass_straight(&mut spent, net, turn, context)
         {
             self.is_queued = is_queued;
             return Ok(());
@@ -256,7 +257,6 @@ impl Pair {
             }
             self.session.timed_out(turn);
         }
-        let mut spent = 0;
         self.carry_out_steps(net, turn, context)?;
         loop {
             let mut cost = 0;
@@ -353,7 +353,13 @@ impl Pair {
     }
 
     /// As `server::pair::Pair::pass_straight`; whether there is more to do.
-    fn pass_straight(&mut self, net: &mut Net, turn: &mut Turn, context: &mut Context) -> Option<bool> {
+    fn pass_straight(
+        &mut self,
+        spent: &mut usize,
+        net: &mut Net,
+        turn: &mut Turn,
+        context: &mut Context,
+    ) -> Option<bool> {
         for side in Side::BOTH {
             let (from, to) = (self.links[side]?, self.links[side.other()]?);
             if !net.links[from].is_readable {
@@ -379,6 +385,7 @@ impl Pair {
             if let Moved::Broken(why) = moved {
                 self.session.deafened(side.other(), &why, turn);
             }
+            *spent += n + sent.max(WRITE_COST);
             if sent < n {
                 return None;
             }

@@ -66,8 +66,7 @@ impl Session {
 
     pub(super) fn read_head(&mut self, turn: &mut Turn) {
         let Phase::Head { began } = self.phase else { return };
-        let record = turn.record(began.unwrap_or(turn.now));
-        match Exchange::begin(&mut self.flows.client, &self.client, record, turn) {
+        match Exchange::begin(&mut self.flows.client, &self.client, began.unwrap_or(turn.now), turn) {
             Begun::Partial => {}
             Begun::Forward(exchange) => {
                 if exchange.handshake.is_some() {
