@@ -61,3 +61,21 @@ impl Turn {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spare_place_keeps_no_long_text() {
+        let mut turn = Turn::new(Instant::now(), Rc::new(Policy::default()));
+        for (bytes, is_kept) in [(100, true), (8_000, false)] {
+            let mut record = Record::new(turn.now, String::with_capacity(bytes));
+            record.note_end(crate::proxy::record::End::because("late", "client", &"a reason"));
+            let exchange = turn.place(Exchange::refused(turn.policy.clone(), record));
+            turn.take_back(exchange);
+            let kept = turn.spare.last_mut().map(|spare| spare.record.take_text().capacity());
+            assert_eq!(kept, Some(if is_kept { bytes } else { 0 }), "of a text of {bytes} bytes");
+        }
+    }
+}
