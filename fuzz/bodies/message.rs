@@ -83,7 +83,9 @@ impl Head {
     /// The members of a list, over all fields of a name, in lower case.
     pub fn list(&self, name: &str) -> Vec<String> {
         let members = self.all(name).into_iter().flat_map(|value| value.split(','));
-        members.map(|member| member.trim().to_ascii_lowercase()).filter(|member| !member.is_empty()).collect()
+        // A no-break space is no white space of a list (RFC 9110, 5.6.3).
+        let members = members.map(|member| member.trim_matches([' ', '\t']).to_ascii_lowercase());
+        members.filter(|member| !member.is_empty()).collect()
     }
 
     /// What the fields say about the body, if they say one thing.
