@@ -12,7 +12,8 @@ use support::*;
 /// Small requests of a window, and how often one is sent.
 const REQUESTS: usize = 100;
 const EVERY: Duration = Duration::from_millis(10);
-/// How many times as long the 99th percentile may be beside the tunnel as in quiet.
+/// How many times as long the 99th percentile may be beside the tunnel as in quiet, or as without hawkey at the same time: the ends of
+/// the tunnel keep a small machine busy too.
 const RATIO_MAX: f64 = 10.0;
 /// Pairs of windows, of which the median counts: the machine may be busy with others now and then.
 const TRIES: usize = 5;
@@ -25,17 +26,19 @@ fn a_saturating_tunnel_leaves_small_requests_within_10_times_their_time() {
     let proxy = Proxy::start(&format!(
         "[[route]]\nmatch = \"/\"\nto = \"{origin}\"\n[[route]]\nmatch = \"/tunnel\"\nto = \"{tunnels}\""
     ));
-    let mut client = Client::connect(&proxy);
+    let mut clients = [Client::connect(&proxy), Client::to(origin.to_string().parse().expect("an address"))];
     let mut ratios: Vec<f64> = (0..3 * TRIES)
         .filter_map(|_| {
-            let quiet = p99(&mut client);
+            let [quiet, _] = p99s(&mut clients);
             let tunnel = Saturated::new(&proxy, &tunnels);
             let before = MOVED.load(Ordering::Relaxed);
-            let beside = p99(&mut client);
+            let [beside, direct] = p99s(&mut clients);
             let bytes = MOVED.load(Ordering::Relaxed) - before;
             tunnel.end();
-            println!("p99 {quiet:?} in quiet, {beside:?} beside a tunnel with {bytes} bytes");
-            (bytes >= BYTES_MIN).then(|| beside.as_secs_f64() / quiet.as_secs_f64())
+            println!(
+                "p99 {quiet:?} in quiet, {beside:?} beside a tunnel with {bytes} bytes, {direct:?} then without hawkey"
+            );
+            (bytes >= BYTES_MIN).then(|| beside.as_secs_f64() / quiet.max(direct).as_secs_f64())
         })
         .take(TRIES)
         .collect();
@@ -45,19 +48,23 @@ fn a_saturating_tunnel_leaves_small_requests_within_10_times_their_time() {
     assert!(median <= RATIO_MAX, "expected at most {RATIO_MAX} times the quiet time, came {median:.1}: {ratios:.1?}");
 }
 
-/// The 99th percentile of what small requests take that are sent at their times, however long the one before took.
-fn p99(client: &mut Client) -> Duration {
+/// For each client, the 99th percentile of what small requests take that are sent at their times, however long the one before took.
+/// The clients take turns.
+fn p99s(clients: &mut [Client; 2]) -> [Duration; 2] {
     let begun = Instant::now();
-    let mut took: Vec<Duration> = (0..REQUESTS as u32)
-        .map(|number| {
-            let due = begun + number * EVERY;
+    let mut took = [Vec::new(), Vec::new()];
+    for number in 0..REQUESTS as u32 {
+        for (place, client) in clients.iter_mut().enumerate() {
+            let due = begun + number * EVERY + place as u32 * EVERY / 2;
             thread::sleep(due.saturating_duration_since(Instant::now()));
             assert_eq!(client.get("/").text(), "small");
-            due.elapsed()
-        })
-        .collect();
-    took.sort();
-    took[REQUESTS * 99 / 100 - 1]
+            took[place].push(due.elapsed());
+        }
+    }
+    took.map(|mut times| {
+        times.sort();
+        times[REQUESTS * 99 / 100 - 1]
+    })
 }
 
 /// A tunnel with all the bytes in both directions that it takes.
