@@ -432,7 +432,7 @@ fn note_stream(event: &Event, net: &mut Net, pairs: &mut Slab<Pair>, queue: &mut
 /// Pairs that have something to do, each in one line and once.
 ///
 /// Who moved much is likely to go on, and waits in a line of its own, of which each turn takes only a few; who moved little is driven at
-/// once, but goes to that line if it turns out to have much. So a small message waits for those few and for a page of each of the
+/// once, but goes to that line if it turns out to have much. So a small message waits for those few and for one read of each of the
 /// others that have just had something to tell, however many move all they can; and all of them have their turn.
 #[derive(Debug, Default)]
 struct RunQueue {

@@ -18,6 +18,9 @@ use crate::server::upstreams::Upstreams;
 /// What a write costs of the budget, however short: a client can ask for many small answers with few bytes.
 const WRITE_COST: usize = 1024;
 
+/// Who spends so much at once moves bulk: more than a page with what belongs to it, less than a read.
+const BULK_SPENT_MIN: usize = 16 * 1024;
+
 /// What a pair may move before the others have their turn, in bytes read and written. A relay that drains a socket until it would
 /// block makes its neighbours wait for that long.
 #[derive(Clone, Copy, Debug)]
@@ -27,15 +30,10 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Of who moved little when it was driven last: a page with what belongs to it, and its way out.
-    pub const PROMPT: Budget = Budget { max: 16 * 1024, spent: 0 };
+    /// Of who moved little when it was driven last: half of the other.
+    pub const PROMPT: Budget = Budget { max: READ_BYTES, spent: 0 };
     /// Of who moved much: what one read brings, and its way out.
     pub const BULK: Budget = Budget { max: 2 * READ_BYTES, spent: 0 };
-
-    /// How many bytes one read may bring.
-    fn read_max(&self) -> usize {
-        READ_BYTES.min(self.max)
-    }
 
     fn spend(&mut self, cost: usize) {
         self.spent = self.spent.saturating_add(cost);
@@ -117,7 +115,7 @@ impl Pair {
 
     /// Whether it moved much when it was last driven, and so will probably do again.
     pub fn moves_bulk(&self) -> bool {
-        self.spent() >= Budget::PROMPT.max
+        self.spent() >= BULK_SPENT_MIN
     }
 
     /// The session.
@@ -168,7 +166,7 @@ impl Pair {
         loop {
             let mut cost = 0;
             for side in Side::BOTH {
-                cost += self.read(side, budget.read_max(), net, turn).unwrap_or(0);
+                cost += self.read(side, net, turn).unwrap_or(0);
             }
             for side in Side::BOTH {
                 cost += self.write(side, net, turn).unwrap_or(0);
@@ -250,14 +248,15 @@ impl Pair {
         Some(WRITE_COST)
     }
 
-    /// Reads what `side` has sent, once and at most `max` bytes; `None` if nothing came of it, else what that costs of the budget.
-    fn read(&mut self, side: Side, max: usize, net: &mut Net, turn: &mut Turn) -> Option<usize> {
+    /// Reads what `side` has sent, once; `None` if nothing came of it, else what that costs of the budget.
+    fn read(&mut self, side: Side, net: &mut Net, turn: &mut Turn) -> Option<usize> {
         if !self.can_read(side, net) {
             return None;
         }
         let room = self.session.room(side, turn);
-        let max = max.min(room.len());
-        let room = room.get_mut(..max).filter(|room| !room.is_empty())?;
+        if room.is_empty() {
+            return None;
+        }
         let moved = net.table.socket(self.sockets[side]?)?.read(room);
         let Moved::Bytes(n) = moved else { return self.heard_nothing(side, moved, turn) };
         self.session.received(side, n, turn);
@@ -287,7 +286,7 @@ impl Pair {
             if !net.table.is_writable(to) {
                 return None;
             }
-            let room = turn.pool.straight().get_mut(..budget.read_max())?;
+            let room = turn.pool.straight();
             let moved = net.table.socket(from)?.read(room);
             let Moved::Bytes(n) = moved else {
                 self.heard_nothing(side, moved, turn);
