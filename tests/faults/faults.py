@@ -169,10 +169,13 @@ class Scene:
         configuration.write_text(CONFIGURATION.format(folder=stage.folder, tcp=tcp, unix=unix, refused=free_port()))
         with socket.socket(socket.AF_UNIX) as left_over:
             left_over.bind(f"{stage.folder}/hawkey.sock")
-        strace = ["strace", "-D", "-f", "-qq", "-e", "signal=none", "-o", self.trace, "-e", f"trace={traced}"] if traced else []
-        if injected:
-            strace += ["-e", f"inject={injected}"]
+        strace = ["strace", "-D", *self.tracing(traced, injected)] if traced else []
         self.hawkey = stage.start("hawkey", [*strace, binary, "-c", configuration], log_to, **environment)
+
+    def tracing(self, traced, injected=None):
+        """The options of an strace of these calls."""
+        injecting = ["-e", f"inject={injected}"] if injected else []
+        return ["-f", "-qq", "-e", "signal=none", "-o", self.trace, "-e", f"trace={traced}", *injecting]
 
     def listens(self):
         """Waits until hawkey listens."""
@@ -182,19 +185,29 @@ class Scene:
         self.descriptors_at_start = self.descriptors()
 
     def rests(self):
-        """Waits until nothing is left to do but an exchange whose upstream takes its time; who tells the outcome of that."""
+        """Waits until nothing is left to do but an exchange whose upstream holds its answer; who releases it and tells the outcome."""
         self.listens()
         self.settles()
         outcomes = []
-        thread = threading.Thread(target=lambda: outcomes.append(Client(self.address).get("/late/4", 0)))
+        thread = threading.Thread(target=lambda: outcomes.append(Client(self.address).get("/held/0", 0)))
         thread.start()
-        time.sleep(0.1)
+        wait_until("the exchange has come to its upstream", self.origins[0].server.holds.is_set)
 
-        def outcome():
+        def release():
+            self.origins[0].server.released.set()
             thread.join()
             return outcomes[0]
 
-        return outcome
+        return release
+
+    def attach(self, traced, injected=None):
+        """Has an strace look from now on at a hawkey that rests: whatever was called until then differs from run to run."""
+        self.stage.start("strace", ["strace", *self.tracing(f"{traced},epoll_wait,rt_sigreturn", injected), "-p", self.hawkey.process.pid])
+        wait_until("hawkey sleeps under strace", lambda: self.sleeps_after(""))
+
+    def sleeps_after(self, call):
+        """Whether the last call that was traced, behind this one, is one that waits."""
+        return self.trace.exists() and re.search(rf"(?s){call}.*epoll_wait\([^\n]*\Z", self.trace.read_text())
 
     def descriptors(self):
         return len(os.listdir(f"/proc/{self.hawkey.process.pid}/fd"))
@@ -246,11 +259,16 @@ class Scene:
             f"hawkey holds no more than {most} descriptors again", lambda: self.descriptors() <= most, seconds=8
         )
 
-    def stops(self):
-        """SIGTERM ends hawkey with 0, and it has never panicked."""
+    def stops(self, release=None):
+        """SIGTERM ends hawkey with 0, and it has never panicked. What is under way is released once hawkey waits for that alone;
+        its outcome."""
         os.kill(self.hawkey.process.pid, signal.SIGTERM)
+        if release:
+            wait_until("hawkey waits for what is under way", lambda: self.sleeps_after("rt_sigreturn"))
+        outcome = release() if release else None
         wait_until("hawkey ends as asked", self.hawkey.ended, seconds=8)
         self.ended_well(0)
+        return outcome
 
     def ended_well(self, *codes):
         code, said = self.hawkey.end(), self.hawkey.said("err")
@@ -346,10 +364,10 @@ def starting(stage, binary, case, before):
 
 def stopping(stage, binary, case, before):
     """A call fails between a signal and the end, while an exchange is under way."""
-    scene = Scene(stage, binary, injection(case, before), case.call)
+    scene = Scene(stage, binary, traced=None)
     late = scene.rests()
-    scene.stops()
-    outcome = late()
+    scene.attach(case.call, injection(case, before))
+    outcome = scene.stops(late)
     if not scene.was_injected():
         raise NotReached
     if outcome != RIGHT and not RUNNING.get(case.call, {}).get(case.errno):
@@ -591,11 +609,11 @@ def rehearsal(binary, tools):
     """How many calls of each name hawkey makes before each phase, and within it."""
     before, during = {}, {}
     with (stage := Stage(tools)).endings:
-        scene = Scene(stage, binary)
+        scene = Scene(stage, binary, traced=None)
         late = scene.rests()
+        scene.attach("all")
         before["stopping"] = scene.calls()
-        scene.stops()
-        expect("an exchange that is under way at a stop", RIGHT, late())
+        expect("an exchange that is under way at a stop", RIGHT, scene.stops(late))
         during["stopping"] = scene.calls() - before["stopping"]
     with (stage := Stage(tools)).endings:
         scene = Scene(stage, binary)

@@ -1,8 +1,9 @@
 """An origin whose every answer can be foretold, over TCP and over Unix sockets.
 
 `GET /bytes/N` and `GET /chunked/N` answer N bytes that the whole target determines, `POST /echo` answers what it got,
-`GET /torn/N` breaks off by a reset after half of its N bytes, `GET /late/N` is answered after N tenths of a second. A WebSocket
-handshake opens a tunnel that echoes raw bytes, behind many of its own if its target is `/flood`.
+`GET /torn/N` breaks off by a reset after half of its N bytes, `GET /late/N` is answered after N tenths of a second, `GET /held/0`
+when the origin is told to release it. A WebSocket handshake opens a tunnel that echoes raw bytes, behind many of its own if its
+target is `/flood`.
 """
 
 import base64
@@ -54,6 +55,10 @@ class Exchanges(http.server.BaseHTTPRequestHandler):
             self.answer_torn(body_of(self.path, int(size)))
         elif kind == "late":
             time.sleep(int(size) / 10)
+            self.answer(b"")
+        elif kind == "held":
+            self.server.holds.set()
+            self.server.released.wait()
             self.answer(b"")
         else:
             self.answer(body_of(self.path, int(size)))
@@ -136,6 +141,7 @@ class Connections(socketserver.ThreadingMixIn):
 
     def __init__(self, *arguments):
         self.open = set()
+        self.holds, self.released = threading.Event(), threading.Event()
         super().__init__(*arguments)
 
     def process_request(self, request, client_address):
@@ -185,6 +191,7 @@ class Origin:
 
     def close(self):
         """Ends the origin and its connections."""
+        self.server.released.set()
         self.server.shutdown()
         self.server.server_close()
         self.end_connections()
