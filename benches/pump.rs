@@ -52,7 +52,7 @@ fn message_straight(bencher: Bencher, bytes: usize) {
     let (mut session, mut turn) = tunnel();
     let message = vec![b'x'; bytes];
     bencher.counter(BytesCount::new(bytes)).bench_local(|| {
-        assert!(session.is_straight());
+        assert!(session.is_straight(Side::Client));
         turn.pool.straight()[..bytes].copy_from_slice(&message);
         session.passed(Side::Client, bytes, bytes, &mut turn);
     });

@@ -25,6 +25,22 @@ impl Framing {
     pub fn length(bytes: u64) -> Framing {
         if bytes == 0 { Framing::None } else { Framing::Length(bytes) }
     }
+
+    /// Whether the next `n` bytes are sure to be of the body, and not its last, without a look at them.
+    pub fn holds_more_than(&self, n: usize) -> bool {
+        match self {
+            Framing::Length(left) => *left > n as u64,
+            Framing::UntilClose => true,
+            Framing::None | Framing::Chunked(_) => false,
+        }
+    }
+
+    /// Moves on by `n` bytes that nobody needs to look at.
+    pub fn skip(&mut self, n: u64) {
+        if let Framing::Length(left) = self {
+            *self = Framing::length(left.saturating_sub(n));
+        }
+    }
 }
 
 /// What the fields of one head say about its body, gathered while they are read.

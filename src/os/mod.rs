@@ -1,7 +1,8 @@
-//! What the operating system offers beyond mio and socket2: signals as readiness, one-call accept, the descriptor limit, and
-//! writing that never waits. Nothing of ours is in here.
+//! What the operating system offers beyond mio and socket2: signals as readiness, one-call accept, the descriptor limit,
+//! splice, and writing that never waits. Nothing of ours is in here.
 
 pub mod descriptors;
 pub mod errors;
 pub mod nonblocking;
+pub mod pipe;
 pub mod signals;

@@ -11,11 +11,12 @@ use crate::http::framing::Framing;
 use crate::http::head::{RequestHead, ResponseHead, Version, empty_fields};
 use crate::http::reject::{Fault, Reject};
 use crate::http::upgrade::Handshake;
+use crate::proxy::buffer::READ_BYTES;
 use crate::proxy::flow::Flow;
 use crate::proxy::policy::{ClientAddress, Http10, Policy};
 use crate::proxy::record::Record;
 use crate::proxy::route::RouteId;
-use crate::proxy::side::Both;
+use crate::proxy::side::{Both, Side};
 use crate::proxy::turn::Turn;
 
 /// Interim responses that one request may be given; more are nonsense.
@@ -240,6 +241,28 @@ impl Exchange {
     /// Whether anything of a response, interim ones included, has come.
     pub fn is_heard(&self) -> bool {
         self.is_heard
+    }
+
+    /// Whether a whole read of this side lies within a body that passes as it is. Where the body ends is for
+    /// [`request_arrived`](Exchange::request_arrived) and [`response_arrived`](Exchange::response_arrived) to see.
+    pub fn is_opaque(&self, from: Side) -> bool {
+        match (from, &self.response) {
+            (Side::Client, _) => !self.is_deaf && !self.holds_body_back && self.request.holds_more_than(READ_BYTES),
+            (Side::Upstream, Response::Body { framing, .. }) => framing.holds_more_than(READ_BYTES),
+            (Side::Upstream, Response::Awaited | Response::Whole { .. }) => false,
+        }
+    }
+
+    /// `n` bytes of this side have passed straight.
+    pub fn passed(&mut self, from: Side, n: usize) {
+        match (from, &mut self.response) {
+            (Side::Client, _) => {
+                self.request.skip(n as u64);
+                self.request_content = self.request_content.saturating_add(n as u64);
+            }
+            (Side::Upstream, Response::Body { framing, .. }) => framing.skip(n as u64),
+            (Side::Upstream, Response::Awaited | Response::Whole { .. }) => {}
+        }
     }
 
     /// Takes note that the upstream takes nothing more.

@@ -113,7 +113,7 @@ impl Flow {
             Framing::Length(left) => {
                 let here = usize::try_from(*left).unwrap_or(usize::MAX).min(pending);
                 self.clear(here);
-                *framing = Framing::length(left.saturating_sub(here as u64));
+                framing.skip(here as u64);
                 Ok(here as u64)
             }
             Framing::Chunked(scanner) => {

@@ -5,6 +5,7 @@ use std::fmt::{self, Write as _};
 use std::time::Instant;
 
 use crate::proxy::policy::{ClientAddress, Policy, UpstreamId};
+use crate::proxy::side::Side;
 
 /// Whose line it is: the numbers that every line carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +124,15 @@ impl Record {
             let shown = line.get(..LINE_BYTES_SHOWN).unwrap_or(line);
             let _ = write!(self.asked, "method=- host=- target=- line={}", Quoted(shown));
         }
+    }
+
+    /// Counts bytes that were written to one side.
+    pub fn note_sent(&mut self, to: Side, n: usize) {
+        let counter = match to {
+            Side::Client => &mut self.down,
+            Side::Upstream => &mut self.up,
+        };
+        *counter = counter.saturating_add(n as u64);
     }
 
     /// Takes note of how it ended. The first word counts: what follows from it is no news.

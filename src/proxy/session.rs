@@ -101,14 +101,16 @@ impl Session {
         }
     }
 
-    /// Whether bytes of either side go straight to the other: it is a tunnel in which none wait, and no side has ended. They need
-    /// not be put into the session's [`room`](Session::room), but into [`Pool::straight`](crate::proxy::buffer::Pool::straight), to
-    /// be written from there and told of by [`passed`](Session::passed).
-    pub fn is_straight(&self) -> bool {
-        matches!(&self.phase, Phase::Tunnel(tunnel) if tunnel.deaf.is_none())
-            && self.flows.client.is_blank()
-            && self.flows.upstream.is_blank()
-            && self.steps.is_empty()
+    /// Whether a whole read of this side goes straight to the other: it is a tunnel or in the midst of a body, no bytes wait, and no side
+    /// has ended. It need not be put into the session's [`room`](Session::room), but into
+    /// [`Pool::straight`](crate::proxy::buffer::Pool::straight), to be written from there and told of by [`passed`](Session::passed).
+    pub fn is_straight(&self, from: Side) -> bool {
+        let is_opaque = match &self.phase {
+            Phase::Tunnel(tunnel) => tunnel.deaf.is_none(),
+            Phase::Exchange(exchange) => exchange.is_opaque(from),
+            Phase::Head { .. } | Phase::Connect { .. } | Phase::Finish(_) | Phase::Linger | Phase::Closed => false,
+        };
+        is_opaque && self.flows.client.is_blank() && self.flows.upstream.is_blank() && self.steps.is_empty()
     }
 
     /// Whether the end of this side matters although it is not read, because the other side takes nothing. Not of an upstream's
@@ -218,13 +220,22 @@ impl Session {
         }
     }
 
-    /// `n` bytes of this side went [`straight`](Session::is_straight) to the other, which has taken the first `sent` of them.
+    /// `n` bytes of this side went [straight](Session::is_straight) to the other, which has taken the first `sent` of them.
     pub fn passed(&mut self, from: Side, n: usize, sent: usize, turn: &mut Turn) {
-        let Phase::Tunnel(tunnel) = &mut self.phase else { return };
-        tunnel.note_sent(from.other(), sent);
-        self.deadline = tunnel.silence_max().map(|max| turn.now + max);
         if sent < n {
             self.flows[from].keep(turn.pool.keep_straight(sent..n));
+        }
+        match &mut self.phase {
+            Phase::Tunnel(tunnel) => {
+                tunnel.note_sent(from.other(), sent);
+                self.deadline = tunnel.silence_max().map(|max| turn.now + max);
+            }
+            Phase::Exchange(exchange) => {
+                exchange.passed(from, n);
+                exchange.record.note_sent(from.other(), sent);
+                self.note_progress(turn);
+            }
+            Phase::Head { .. } | Phase::Connect { .. } | Phase::Finish(_) | Phase::Linger | Phase::Closed => {}
         }
     }
 
@@ -237,11 +248,7 @@ impl Session {
         self.flows[to.other()].left(n);
         match &mut self.phase {
             Phase::Exchange(exchange) | Phase::Finish(exchange) => {
-                let counter = match to {
-                    Side::Client => &mut exchange.record.down,
-                    Side::Upstream => &mut exchange.record.up,
-                };
-                *counter = counter.saturating_add(n as u64);
+                exchange.record.note_sent(to, n);
                 self.note_progress(turn);
                 self.finish_if_done(turn);
             }

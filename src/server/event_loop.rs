@@ -14,6 +14,7 @@ use slab::Slab;
 use std::os::fd::AsRawFd as _;
 
 use crate::config::Config;
+use crate::os::pipe::Pipe;
 use crate::os::signals::{Asked, Signals};
 use crate::os::{descriptors, errors};
 use crate::proxy::session::Session;
@@ -110,6 +111,8 @@ impl EventLoop {
             table: Table::default(),
             upstreams: Upstreams::new(&config.policy, config.idle_upstreams, config.upstream_idle, config.cool_down),
             may_be_behind: false,
+            // Without it, bulk is copied like everything else.
+            pipe: Pipe::new().ok(),
         };
         Ok(EventLoop {
             poll,

@@ -12,6 +12,7 @@ use mio::{Interest, Registry, Token};
 use socket2::{Domain, SockAddr, TcpKeepalive, Type};
 
 use crate::os::errors;
+use crate::os::pipe::Pipe;
 use crate::proxy::policy::Address;
 use crate::proxy::side::Side;
 
@@ -46,6 +47,13 @@ pub enum Moved {
     Nothing,
     /// Never again.
     Broken(io::Error),
+}
+
+impl Moved {
+    /// How many bytes.
+    pub fn bytes(&self) -> usize {
+        if let Moved::Bytes(n) = self { *n } else { 0 }
+    }
 }
 
 impl Socket {
@@ -104,14 +112,25 @@ impl Socket {
 
     /// Reads into `room`, which is not empty.
     pub fn read(&mut self, room: &mut [u8]) -> Moved {
+        let moved = self.take(|stream| stream.read(room));
+        if let Moved::Bytes(n) = moved {
+            // A short read has emptied the socket: the next would only say that it would block.
+            self.readable = n == room.len() || self.has_more_behind;
+        }
+        moved
+    }
+
+    /// Reads up to `max` bytes into `pipe`. Less does not mean that nothing is left: the pipe may hold as many pieces as it can.
+    pub fn read_into(&mut self, pipe: &Pipe, max: usize) -> Moved {
+        self.take(|stream| pipe.fill(stream, max))
+    }
+
+    #[inline]
+    fn take(&mut self, mut call: impl FnMut(&mut socket2::Socket) -> io::Result<usize>) -> Moved {
         loop {
-            return match self.stream.read(room) {
+            return match call(&mut self.stream) {
                 Ok(0) => Moved::End,
-                Ok(n) => {
-                    // A short read has emptied the socket: the next would only say that it would block.
-                    self.readable = n == room.len() || self.has_more_behind;
-                    Moved::Bytes(n)
-                }
+                Ok(n) => Moved::Bytes(n),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.readable = false;
@@ -125,12 +144,22 @@ impl Socket {
 
     /// Writes from `bytes`, which are not empty.
     pub fn write(&mut self, bytes: &[u8]) -> Moved {
+        self.give(bytes.len(), |stream| stream.write(bytes))
+    }
+
+    /// Writes the `n` bytes of `pipe`, at least one.
+    pub fn write_from(&mut self, pipe: &Pipe, n: usize) -> Moved {
+        self.give(n, |stream| pipe.drain(stream, n))
+    }
+
+    #[inline]
+    fn give(&mut self, n: usize, mut call: impl FnMut(&mut socket2::Socket) -> io::Result<usize>) -> Moved {
         loop {
-            return match self.stream.write(bytes) {
+            return match call(&mut self.stream) {
                 Ok(0) => Moved::Nothing,
-                Ok(n) => {
-                    self.writable = n == bytes.len();
-                    Moved::Bytes(n)
+                Ok(given) => {
+                    self.writable = given == n;
+                    Moved::Bytes(given)
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {

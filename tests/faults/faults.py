@@ -71,6 +71,13 @@ RUNNING = {
     "close": dict.fromkeys(("EIO", "EINTR", "ENOSPC", "EDQUOT"), 1),
     "write": dict.fromkeys(("EAGAIN", "EINTR", "EIO", "ENOSPC", "EPIPE", "EDQUOT", "EFBIG", "EPERM", "EBADF"), 0),
     "brk": {"ENOMEM": 0},
+    # Of what saturates a session; and taking back what could not leave.
+    "splice": {
+        "EINTR": 0,
+        **dict.fromkeys((*NETWORK, "EPIPE", "ENOTCONN", "ENOBUFS", "ENOMEM", "EINVAL", "ESPIPE"), 1),
+        "EAGAIN": 1,
+    },
+    "read": {"EINTR": 0, **dict.fromkeys(("EIO", "EAGAIN"), 1)},
 }
 # At its start, hawkey either does without what failed or says in one sentence why it cannot run.
 STARTING = {
@@ -90,7 +97,8 @@ STARTING = {
     "epoll_ctl": ("ENOMEM", "ENOSPC", "EPERM"),
     "socketpair": ("EAFNOSUPPORT", "EMFILE", "ENFILE", "ENOMEM", "EOPNOTSUPP"),
     "ioctl": ("ENOTTY",),
-    "fcntl": ("EMFILE", "EINVAL"),
+    "fcntl": ("EMFILE", "EINVAL", "EPERM", "EBUSY", "ENOMEM"),
+    "pipe2": ("EMFILE", "ENFILE", "ENOMEM"),
     "sendto": ("ENOTSOCK", "ENOBUFS"),
     "close": ("EIO", "EINTR"),
     "prlimit64": ("EPERM",),

@@ -236,10 +236,7 @@ impl Pair {
         let noted = std::mem::take(&mut self.noted);
         let is_news = noted.hung_up || noted.is_due || noted.broke.client || noted.broke.upstream;
         let mut spent = 0;
-        if !is_news
-            && self.session.is_straight()
-            && let Some(is_queued) = self.pass_straight(&mut spent, net, turn, context)
-        {
+        if !is_news && let Some(is_queued) = self.pass_straight(&mut spent, net, turn, context) {
             self.is_queued = is_queued;
             return Ok(());
         }
@@ -365,7 +362,7 @@ impl Pair {
             if !net.links[from].is_readable {
                 continue;
             }
-            if !net.links[to].is_writable {
+            if !net.links[to].is_writable || !self.session.is_straight(side) {
                 return None;
             }
             let room = turn.pool.straight();
@@ -390,7 +387,9 @@ impl Pair {
                 return None;
             }
         }
-        Some(Side::BOTH.into_iter().any(|side| self.links[side].is_some_and(|link| net.links[link].is_readable)))
+        let has_more =
+            Side::BOTH.into_iter().any(|side| self.links[side].is_some_and(|link| net.links[link].is_readable));
+        (*spent > 0).then_some(has_more)
     }
 
     fn carry_out_steps(&mut self, net: &mut Net, turn: &mut Turn, context: &mut Context) -> Result<(), String> {
