@@ -37,11 +37,12 @@ const ORDER: [Step; 9] = [
 ];
 
 impl Steps {
-    /// Adds a step; one that waits already stays one.
+    /// Adds a step; one that waits already stays one. Who is closed need not be told of an end before.
     pub fn add(&mut self, step: Step) {
-        for (bit, known) in ORDER.iter().enumerate() {
-            self.0 |= u16::from(*known == step) << bit;
+        if let Step::Close(side) = step {
+            self.0 &= !bit_of(Step::Shutdown(side));
         }
+        self.0 |= bit_of(step);
     }
 
     /// Whether none waits.
@@ -60,6 +61,10 @@ impl Steps {
     }
 }
 
+fn bit_of(step: Step) -> u16 {
+    ORDER.iter().enumerate().map(|(bit, known)| u16::from(*known == step) << bit).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,5 +77,15 @@ mod tests {
         }
         let taken: Vec<_> = std::iter::from_fn(|| steps.take()).collect();
         assert_eq!(taken, [Step::WatchPeers, Step::Release, Step::Connect, Step::Abort(Side::Client)]);
+    }
+
+    #[test]
+    fn who_is_closed_is_not_shut_down_before() {
+        let mut steps = Steps::default();
+        for step in [Step::Shutdown(Side::Client), Step::Shutdown(Side::Upstream), Step::Close(Side::Client)] {
+            steps.add(step);
+        }
+        let taken: Vec<_> = std::iter::from_fn(|| steps.take()).collect();
+        assert_eq!(taken, [Step::Shutdown(Side::Upstream), Step::Close(Side::Client)]);
     }
 }

@@ -16,8 +16,8 @@ use crate::os::pipe::Pipe;
 use crate::proxy::policy::Address;
 use crate::proxy::side::Side;
 
-/// When the kernel asks a silent peer whether it lives, how often it asks again, and how many times. With
-/// [`UNANSWERED_MAX`], a pulled cable is noticed within two minutes.
+/// When the kernel asks a silent peer whether it lives, how often it asks again, and how many times, if it is not for
+/// [`UNANSWERED_MAX`] to say: so a pulled cable is noticed within two minutes.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(45);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 const KEEPALIVE_TIMES: u32 = 4;
@@ -196,15 +196,17 @@ impl Socket {
     pub fn watch_peer(&self, side: Side) {
         // Clients are asked from the accept on.
         if side == Side::Upstream {
-            ask_when_silent(&self.stream);
+            let _ = self.stream.set_tcp_keepalive(&questions());
         }
         let _ = self.stream.set_tcp_user_timeout(Some(UNANSWERED_MAX));
     }
 }
 
-/// Lets the kernel ask a silent peer of `stream` whether it lives; on a listener, of every connection that it accepts.
-pub fn ask_when_silent(stream: &socket2::Socket) {
-    let keepalive =
-        TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY).with_retries(KEEPALIVE_TIMES);
-    let _ = stream.set_tcp_keepalive(&keepalive);
+/// Lets the kernel ask the silent peers of every connection that `listener` accepts whether they live.
+pub fn ask_when_silent(listener: &socket2::Socket) {
+    let _ = listener.set_tcp_keepalive(&questions().with_retries(KEEPALIVE_TIMES));
+}
+
+fn questions() -> TcpKeepalive {
+    TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY)
 }
