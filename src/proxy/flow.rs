@@ -6,6 +6,7 @@
 use crate::http::chunked::{Run, Wrong};
 use crate::http::framing::Framing;
 use crate::proxy::buffer::{Buffer, Pool, Stays};
+use crate::proxy::packed::PackedFlow;
 
 /// Bytes travelling from one side to the other.
 ///
@@ -50,6 +51,28 @@ impl Flow {
     /// Lets `rest` leave, which was to go straight to the other side and could not. The flow is blank.
     pub fn keep(&mut self, rest: Box<Buffer>) {
         self.buffer = Some(rest);
+    }
+
+    /// What another process needs to go on with it. It is a tunnel's, between two turns: all in it may leave, and its end waits only
+    /// for that.
+    pub fn pack(&self) -> PackedFlow<'_> {
+        debug_assert!(self.pending().is_empty() && !self.held);
+        debug_assert_eq!(self.has_passed_end_on(), self.has_ended() && self.is_drained());
+        PackedFlow { unsent: self.leaving(), has_ended: self.has_ended() }
+    }
+
+    /// Goes on with what was packed.
+    pub fn unpack(packed: &PackedFlow<'_>) -> Flow {
+        let has_unsent = !packed.unsent.is_empty();
+        Flow {
+            buffer: has_unsent.then(|| Box::new(Buffer::cleared(packed.unsent))),
+            held: false,
+            end: match packed.has_ended {
+                false => EndOfFile::Open,
+                true if has_unsent => EndOfFile::Arrived,
+                true => EndOfFile::PassedOn,
+            },
+        }
     }
 
     /// Takes note that `n` bytes were read into the room.

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::http::head;
@@ -28,6 +29,32 @@ pub struct Policy {
     pub fault_status: FaultStatus,
     /// What becomes of an HTTP/1.0 request.
     pub http_1_0: Http10,
+}
+
+impl Policy {
+    /// The upstream of this number.
+    pub fn upstream(&self, UpstreamId(place): UpstreamId) -> Option<&Upstream> {
+        self.upstreams.get(place as usize)
+    }
+
+    /// Which upstream is at `address`.
+    pub fn upstream_at(&self, address: &Address) -> Option<UpstreamId> {
+        let place = self.upstreams.iter().position(|upstream| upstream.address == *address)?;
+        u32::try_from(place).ok().map(UpstreamId)
+    }
+
+    /// `policy`, with an upstream at each of `addresses`: itself if it has them, else one that is longer by those that it lacks, to
+    /// which no route leads. So a tunnel that moves here can name whom it leads to, though nobody else is sent there.
+    pub fn knowing<'a>(policy: &Rc<Policy>, addresses: impl IntoIterator<Item = &'a Address>) -> Rc<Policy> {
+        let mut knowing = Rc::clone(policy);
+        for address in addresses {
+            if knowing.upstream_at(address).is_none() {
+                let upstream = Upstream { written: address.to_string(), address: address.clone() };
+                Rc::make_mut(&mut knowing).upstreams.push(upstream);
+            }
+        }
+        knowing
+    }
 }
 
 /// Where an upstream is in [`Policy::upstreams`].

@@ -172,7 +172,7 @@ impl Record {
 
 /// The address of an upstream, as the log has it.
 pub fn upstream_name(policy: &Policy, id: Option<UpstreamId>) -> Option<impl fmt::Display + '_> {
-    id.and_then(|UpstreamId(index)| policy.upstreams.get(index as usize)).map(|upstream| &upstream.address)
+    id.and_then(|id| policy.upstream(id)).map(|upstream| &upstream.address)
 }
 
 /// A value, or `-` where there is none.

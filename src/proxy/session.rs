@@ -4,6 +4,7 @@
 //! [`wants_write`](Session::wants_write), tells it what came of that, carries out each [`Step`], and comes back at the
 //! [`deadline`](Session::deadline). So a conversation can be simulated, fuzzed and replayed without a socket.
 
+mod moving;
 mod transitions;
 
 use std::fmt;

@@ -3,9 +3,11 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use crate::proxy::flow::Flow;
+use crate::proxy::packed::PackedTunnel;
 use crate::proxy::policy::{ClientAddress, Policy, UpstreamId};
 use crate::proxy::record::{End, Number, OrDash, upstream_name};
-use crate::proxy::side::Side;
+use crate::proxy::side::{Both, Side};
 
 /// Two sockets that are one. There are thousands, most of them silent, so every field counts.
 #[derive(Debug)]
@@ -27,6 +29,32 @@ impl Tunnel {
     /// A tunnel that opens now.
     pub fn new(policy: Rc<Policy>, upstream: Option<UpstreamId>, now: Instant) -> Tunnel {
         Tunnel { policy, opened: now, up: 0, down: 0, upstream, ended_first: None, deaf: None }
+    }
+
+    /// What another process needs to go on with it and its `flows`.
+    pub fn pack<'f>(&self, flows: &'f Both<Flow>, now: Instant) -> PackedTunnel<'f> {
+        PackedTunnel {
+            upstream: self.upstream.and_then(|id| self.policy.upstream(id)).map(|upstream| upstream.address.clone()),
+            open_for: now.saturating_duration_since(self.opened),
+            up: self.up,
+            down: self.down,
+            ended_first: self.ended_first,
+            deaf: self.deaf,
+            flows: Both { client: flows.client.pack(), upstream: flows.upstream.pack() },
+        }
+    }
+
+    /// Goes on with what was packed, under `policy`.
+    pub fn unpack(packed: &PackedTunnel<'_>, policy: &Rc<Policy>, now: Instant) -> Tunnel {
+        Tunnel {
+            policy: Rc::clone(policy),
+            opened: now.checked_sub(packed.open_for).unwrap_or(now),
+            up: packed.up,
+            down: packed.down,
+            upstream: packed.upstream.as_ref().and_then(|address| policy.upstream_at(address)),
+            ended_first: packed.ended_first,
+            deaf: packed.deaf,
+        }
     }
 
     /// How long it may be silent.
