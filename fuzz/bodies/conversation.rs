@@ -16,6 +16,7 @@
 //! | `a` | silence for as many tenths of a second as the next byte says |
 //! | `0` | HTTP/1.0 is served from now on |
 //! | `q` `Q` | the process stops; at once |
+//! | `p` | another process takes the session over, if it can move |
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use hawkey::Config;
 use hawkey::proxy::buffer::READ_BYTES;
+use hawkey::proxy::packed::Packed;
 use hawkey::proxy::policy::{ClientAddress, Http10, Policy, UpstreamId};
 use hawkey::proxy::session::{Session, Step};
 use hawkey::proxy::side::{Both, Side};
@@ -198,7 +200,23 @@ impl<'i> World<'i> {
                 self.turn.stopping = true;
                 self.session.stop_now(&mut self.turn);
             }
+            b'p' => self.move_over(),
             _ => {}
+        }
+    }
+
+    /// The session goes on as what is read from its record, and the kernel tells anew that the client has ended.
+    fn move_over(&mut self) {
+        let Some(packed) = self.session.pack(self.turn.now) else { return };
+        let mut record = Vec::new();
+        packed.encode(&mut record);
+        let told = Packed::decode(&record);
+        self.holds(told == Ok((packed, &[])), "a session that moves arrives");
+        let Ok((packed, _)) = told else { return };
+        let policy = Policy::knowing(&self.turn.policy, packed.upstream());
+        self.session = Session::unpack(&packed, &policy, &self.turn);
+        if self.client_is_gone {
+            self.session.hung_up(&mut self.turn);
         }
     }
 

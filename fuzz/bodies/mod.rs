@@ -10,23 +10,26 @@ mod config;
 mod conversation;
 mod heads;
 pub mod message;
+pub mod packed;
 mod routing;
 
 pub use chunks::chunked;
 pub use config::configuration;
 pub use conversation::session;
 pub use heads::{request_head, response_head};
+pub use packed::packed;
 pub use routing::route;
 
 /// What is done with an input.
 pub type Body = fn(&[u8]);
 
 /// Every body by the name of its target.
-pub const ALL: [(&str, Body); 6] = [
+pub const ALL: [(&str, Body); 7] = [
     ("request_head", request_head),
     ("response_head", response_head),
     ("chunked", chunked),
     ("session", session),
     ("configuration", configuration),
     ("route", route),
+    ("packed", packed),
 ];
