@@ -9,6 +9,7 @@ use hawkey::proxy::session::{Session, Step};
 use hawkey::proxy::side::{Both, Side};
 use hawkey::proxy::turn::Turn;
 
+use crate::handover::Known;
 use crate::ledger::Context;
 use crate::network::{Connection, End, Event, Making, Moved};
 use crate::origin::{Manners, Origin};
@@ -48,6 +49,12 @@ impl Link {
             heard: 0,
             is_reused: false,
         }
+    }
+
+    /// Another process has it now, and only an event tells it anything.
+    fn forget_events(&mut self) {
+        (self.is_readable, self.is_writable, self.has_more_behind) = (false, true, false);
+        self.connection.tell_anew();
     }
 
     fn note(&mut self, event: Event) {
@@ -160,7 +167,7 @@ impl Net {
     /// Notes the event of a connection; the pair that it is for.
     pub fn take_note(&mut self, index: usize, context: &mut Context) -> Option<(usize, Noted)> {
         let link = &mut self.links[index];
-        let event = std::mem::take(&mut link.connection.event);
+        let event = link.connection.take_event();
         if event == Event::default() || link.connection.is_gone(End::Ours) {
             return None;
         }
@@ -201,6 +208,7 @@ pub struct Pair {
     pub session: Session,
     pub links: Both<Option<usize>>,
     upstream: Option<UpstreamId>,
+    pub known: Known,
     pub noted: Noted,
     pub is_queued: bool,
     /// hawkey has ended its direction towards the client, and waits for the client's end.
@@ -211,13 +219,14 @@ pub struct Pair {
 }
 
 impl Pair {
-    pub fn new(number: usize, session: Session, client: usize) -> Pair {
+    pub fn new(number: usize, session: Session, client: usize, known: Known) -> Pair {
         let links = Both { client: Some(client), upstream: None };
         Pair {
             number,
             session,
             links,
             upstream: None,
+            known,
             noted: Noted::default(),
             is_queued: false,
             lingers: false,
@@ -242,6 +251,7 @@ impl Pair {
         }
         if noted.hung_up {
             self.session.hung_up(turn);
+            self.known.hung_up();
         }
         if noted.is_due && self.session.deadline().is_some_and(|deadline| deadline <= turn.now) {
             let (number, id) = (self.number, self.id());
@@ -311,11 +321,12 @@ impl Pair {
         match moved {
             Moved::Some(n) => {
                 self.session.sent(side, n, turn);
+                self.known.wrote(side, n, turn.now);
                 return Some(n.max(WRITE_COST));
             }
             Moved::WouldBlock | Moved::End => return None,
             Moved::Broken(why) => match self.session.upstream_under_way().filter(|_| side == Side::Upstream) {
-                None => self.session.deafened(side, &why, turn),
+                None => self.deafened(side, why, turn),
                 Some(upstream) => {
                     net.upstreams.note_failure(upstream, turn.now);
                     self.session.broke(side, &why, turn);
@@ -337,13 +348,22 @@ impl Pair {
         context.note(|| format!("session {number} reads from the {}: {moved:?}", side.as_str()));
         let Moved::Some(n) = moved else { return self.heard_nothing(side, moved, turn) };
         self.session.received(side, n, turn);
+        self.known.read(&self.session, turn.now);
         Some(n)
+    }
+
+    fn deafened(&mut self, side: Side, why: &str, turn: &mut Turn) {
+        self.session.deafened(side, &why, turn);
+        self.known.deafened(side);
     }
 
     fn heard_nothing(&mut self, side: Side, moved: Moved<usize>, turn: &mut Turn) -> Option<usize> {
         match moved {
             Moved::Some(_) | Moved::WouldBlock => return None,
-            Moved::End => self.session.ended(side, turn),
+            Moved::End => {
+                self.session.ended(side, turn);
+                self.known.ended(side);
+            }
             Moved::Broken(why) => self.session.broke(side, &why, turn),
         }
         Some(1)
@@ -379,8 +399,10 @@ impl Pair {
             context.note(|| format!("session {number} writes {offered} of {n} bytes straight on: {moved:?}"));
             let sent = if let Moved::Some(sent) = moved { sent } else { 0 };
             self.session.passed(side, n, sent, turn);
+            self.known.read(&self.session, turn.now);
+            self.known.wrote(side.other(), sent, turn.now);
             if let Moved::Broken(why) = moved {
-                self.session.deafened(side.other(), &why, turn);
+                self.deafened(side.other(), why, turn);
             }
             *spent += n + sent.max(WRITE_COST);
             if sent < n {
@@ -565,6 +587,20 @@ impl Pair {
         }
         net.upstreams.idle.push((index, upstream, turn.now));
         Ok(())
+    }
+
+    /// Nothing of what was noted is known to another process.
+    pub fn forget_events(&mut self, net: &mut Net) {
+        (self.noted, self.is_queued) = (Noted::default(), false);
+        for link in Side::BOTH.into_iter().filter_map(|side| self.links[side]) {
+            net.links[link].forget_events();
+        }
+    }
+
+    /// The session says of itself what is known of it.
+    pub fn check_known(&mut self, turn: &Turn) -> Result<(), String> {
+        let upstream = self.upstream.and_then(|upstream| turn.policy.upstream(upstream));
+        self.known.check(&self.session, upstream.map(|upstream| &upstream.address), turn)
     }
 
     /// What must hold whenever the session has been driven as far as it goes.

@@ -12,10 +12,11 @@
 //! ```
 //!
 //! `cargo test` runs the seeds from 0 to 1999: every fourth is about plain exchanges, about kept connections, about retries, and
-//! about tunnels.
+//! about tunnels. In most of them other processes take over what can move, again and again.
 
 mod client;
 mod driver;
+mod handover;
 mod ledger;
 mod message;
 mod network;

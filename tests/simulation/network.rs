@@ -286,6 +286,23 @@ impl Connection {
         "connection reset by peer"
     }
 
+    /// What the kernel has to tell of hawkey's end. An error that a call has told meanwhile is none any more.
+    pub fn take_event(&mut self) -> Event {
+        let event = std::mem::take(&mut self.event);
+        Event { broke: event.broke && self.our_reset != Reset::Told, ..event }
+    }
+
+    /// hawkey's end is registered anew: the kernel tells all that is so, but no error that was told already.
+    pub fn tell_anew(&mut self) {
+        self.to_them.is_awaited |= !self.can_write(End::Ours);
+        self.event = Event {
+            readable: self.can_read(End::Ours),
+            writable: self.can_write(End::Ours),
+            read_closed: self.to_us.fin == Fin::Delivered || self.has_broken(End::Ours),
+            broke: self.our_reset == Reset::Untold,
+        };
+    }
+
     /// Whether anything is under way to `end`.
     pub fn is_under_way(&self, end: End) -> bool {
         let (lane, reset) = match end {

@@ -12,6 +12,7 @@ use hawkey::proxy::turn::Turn;
 
 use crate::client::Client;
 use crate::driver::{Holder, Link, Net, Pair, Upstreams, end_silence, make};
+use crate::handover::{Known, move_over};
 use crate::ledger::Context;
 use crate::network::{Connection, End, Making};
 use crate::origin::Manners;
@@ -30,6 +31,8 @@ pub struct World {
     pairs: Vec<Option<Pair>>,
     /// The process is asked to stop at this step.
     stops_at: Option<usize>,
+    /// How often another process takes a session over that could move, of a hundred times.
+    moves: usize,
     steps: usize,
 }
 
@@ -42,6 +45,7 @@ enum Happening {
     Deliver(usize, End),
     Make(usize),
     Chatter(usize),
+    Move(usize),
 }
 
 impl World {
@@ -55,6 +59,7 @@ impl World {
         let idle_max = prng.pick(&[0, 1, 8, 8, 8]);
         let starves = if is_calm { 0 } else { prng.pick(&[0, 0, 0, 5]) };
         let stops_at = (!is_calm && prng.chance(6)).then(|| prng.below(400));
+        let moves = prng.pick(&[0, 10, 60]);
         let grain = scenario.grain;
         let mut context = Context::new(prng, scenario, trace);
         let clients: Vec<Client> =
@@ -68,7 +73,7 @@ impl World {
         let turn = Turn::new(context.now, policy);
         let pairs = clients.iter().map(|_| None).collect();
         let net = Net { links, upstreams: Upstreams::new(manners, idle_max, starves) };
-        World { context, turn, net, clients, pairs, stops_at, steps: 0 }
+        World { context, turn, net, clients, pairs, stops_at, moves, steps: 0 }
     }
 
     /// Lets happen what may, until all sessions have ended.
@@ -139,6 +144,9 @@ impl World {
         }
         if !happenings.is_empty() {
             happenings.extend(self.net.upstreams.idle().map(Happening::Chatter));
+            let movable = |pair: &Pair| !pair.is_over && pair.session.is_movable();
+            let pairs = self.pairs.iter().enumerate().filter(|(_, pair)| pair.as_ref().is_some_and(movable));
+            happenings.extend(pairs.map(|(index, _)| Happening::Move(index)));
         }
         happenings
     }
@@ -175,6 +183,16 @@ impl World {
                 }
                 Ok(())
             }
+            Happening::Move(index) => self.may_move(index),
+        }
+    }
+
+    fn may_move(&mut self, index: usize) -> Result<(), String> {
+        match &mut self.pairs[index] {
+            Some(pair) if !pair.is_over && self.context.prng.chance(self.moves) => {
+                move_over(pair, &mut self.net, &mut self.turn, &mut self.context)
+            }
+            _ => Ok(()),
         }
     }
 
@@ -187,7 +205,8 @@ impl World {
         self.turn.now = self.context.now;
         let session = Session::new(index as u64, address, &self.turn);
         self.context.note(|| format!("client {index} is accepted"));
-        self.pairs[index] = Some(Pair::new(index, session, index));
+        let known = Known::new(index as u64, address, self.turn.now);
+        self.pairs[index] = Some(Pair::new(index, session, index, known));
     }
 
     /// As `server::event_loop::EventLoop::turn`: take note, then drive each pair that has something to do.
@@ -226,11 +245,29 @@ impl World {
         if pair.is_over || !std::mem::take(&mut pair.is_queued) {
             return Ok(());
         }
+        self.interrupt(index)?;
+        let Some(pair) = &mut self.pairs[index] else { return Ok(()) };
         pair.drive(&mut self.net, &mut self.turn, &mut self.context)?;
         if !pair.is_over {
-            pair.check(&self.net).map_err(|wrong| format!("{wrong}; {}", pair.state()))?;
+            let holds = pair.check(&self.net).and_then(|()| pair.check_known(&self.turn));
+            holds.map_err(|wrong| format!("{wrong}; {}", pair.state()))?;
         }
-        Ok(())
+        // Not only when nothing happens: some states do not last.
+        self.may_move(index)
+    }
+
+    /// The network does not wait for the end of a turn: what a call comes to is not always what was noted of the socket.
+    fn interrupt(&mut self, index: usize) -> Result<(), String> {
+        let links = self.pairs[index].iter().flat_map(|pair| [pair.links.client, pair.links.upstream]).flatten();
+        let connections = links.map(|link| (link, &self.net.links[link].connection));
+        let under_way = connections
+            .filter(|(_, connection)| connection.making == Making::Made && connection.is_under_way(End::Ours));
+        let happenings: Vec<_> = under_way.map(|(link, _)| Happening::Deliver(link, End::Ours)).collect();
+        if happenings.is_empty() || !self.context.prng.chance(50) {
+            return Ok(());
+        }
+        let happening = self.context.prng.pick(&happenings);
+        self.happen(happening)
     }
 
     /// The process is asked to stop: in peace, and later, if anything is left, at once.
