@@ -273,13 +273,13 @@ impl Exchange {
 
     /// Whether a byte of the final response has left.
     pub fn has_answered(&self) -> bool {
-        self.response_at.is_some_and(|at| self.record.down > at)
+        self.response_at.is_some_and(|at| self.record.moved.down > at)
     }
 
     /// How many of the bytes that are `leaving` for the client belong to interim responses. All behind them may be taken back, as
     /// long as no byte of the final response has left.
     pub fn interims_leaving(&self, leaving: usize) -> usize {
-        self.response_at.map_or(leaving, |at| at.saturating_sub(self.record.down) as usize)
+        self.response_at.map_or(leaving, |at| at.saturating_sub(self.record.moved.down) as usize)
     }
 
     /// For how long the upstream, or the client where we wait for it, may be silent.
@@ -383,7 +383,7 @@ impl Exchange {
             framing,
             unframe,
         };
-        self.response_at = Some(self.record.down.saturating_add(flows.upstream.leaving().len() as u64));
+        self.response_at = Some(self.record.moved.down.saturating_add(flows.upstream.leaving().len() as u64));
         flows.upstream.replace(head_bytes, &turn.scratch);
         Ok(Some(Progress::Going))
     }

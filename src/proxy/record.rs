@@ -2,6 +2,7 @@
 //! ours.
 
 use std::fmt::{self, Write as _};
+use std::ops::AddAssign;
 use std::time::Instant;
 
 use crate::proxy::policy::{ClientAddress, Policy, UpstreamId};
@@ -28,6 +29,33 @@ const LINE_BYTES_SHOWN: usize = 256;
 /// Bytes of text whose memory is used again.
 const TEXT_KEPT_MAX: usize = 1024;
 
+/// Bytes written to upstreams and to clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// To upstreams.
+    pub up: u64,
+    /// To clients.
+    pub down: u64,
+}
+
+impl Traffic {
+    /// Counts bytes that were written to one side.
+    pub fn note(&mut self, to: Side, n: usize) {
+        let counter = match to {
+            Side::Client => &mut self.down,
+            Side::Upstream => &mut self.up,
+        };
+        *counter = counter.saturating_add(n as u64);
+    }
+}
+
+impl AddAssign for Traffic {
+    fn add_assign(&mut self, more: Traffic) {
+        self.up = self.up.saturating_add(more.up);
+        self.down = self.down.saturating_add(more.down);
+    }
+}
+
 /// What is remembered of an exchange until its line is written.
 #[derive(Debug)]
 pub struct Record {
@@ -41,10 +69,8 @@ pub struct Record {
     pub status: Option<u16>,
     /// Who was asked last.
     pub upstream: Option<UpstreamId>,
-    /// Bytes written to the upstream.
-    pub up: u64,
-    /// Bytes written to the client.
-    pub down: u64,
+    /// Bytes of it that were written.
+    pub moved: Traffic,
     /// How it ended, if in any other way than complete.
     end: Option<String>,
 }
@@ -86,7 +112,8 @@ impl Record {
     /// Begins a record at `began`, with the memory of `text`.
     pub fn new(began: Instant, mut text: String) -> Record {
         text.clear();
-        Record { asked: text, began, answered: None, status: None, upstream: None, up: 0, down: 0, end: None }
+        let moved = Traffic::default();
+        Record { asked: text, began, answered: None, status: None, upstream: None, moved, end: None }
     }
 
     /// Gives up what is too much to be kept for the sake of its memory.
@@ -126,15 +153,6 @@ impl Record {
         }
     }
 
-    /// Counts bytes that were written to one side.
-    pub fn note_sent(&mut self, to: Side, n: usize) {
-        let counter = match to {
-            Side::Client => &mut self.down,
-            Side::Upstream => &mut self.up,
-        };
-        *counter = counter.saturating_add(n as u64);
-    }
-
     /// Takes note of how it ended. The first word counts: what follows from it is no news.
     pub fn note_end(&mut self, end: End<'_>) {
         self.end.get_or_insert_with(|| end.to_string());
@@ -147,8 +165,8 @@ impl Record {
             self.asked(),
             OrDash(self.status),
             OrDash(upstream_name(policy, self.upstream)),
-            self.up,
-            self.down,
+            self.moved.up,
+            self.moved.down,
             OrDash(self.answered.map(|answered| answered.saturating_duration_since(self.began).as_millis())),
             now.saturating_duration_since(self.began).as_millis(),
             self.end.as_deref().unwrap_or("end=complete by=upstream"),

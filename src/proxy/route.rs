@@ -81,6 +81,12 @@ impl RouteTable {
         self.sorted.get(id.0)
     }
 
+    /// The same routes, each leading to what `renumber` makes of its upstreams.
+    pub fn renumbered(mut self, mut renumber: impl FnMut(UpstreamId) -> UpstreamId) -> RouteTable {
+        self.sorted.iter_mut().flat_map(|route| &mut route.to).for_each(|id| *id = renumber(*id));
+        self
+    }
+
     /// Every route in the order of the search, each with what it says to `host` and `path`.
     pub fn explain<'a>(&'a self, host: &str, path: &str) -> Vec<(&'a Route, Answer)> {
         let mut chosen = false;

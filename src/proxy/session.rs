@@ -15,7 +15,7 @@ use crate::http::reply::Reply;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::flow::Flow;
 use crate::proxy::policy::{ClientAddress, UpstreamId};
-use crate::proxy::record::{End, Number};
+use crate::proxy::record::{End, Number, Traffic};
 use crate::proxy::route::RouteId;
 use crate::proxy::side::{Both, Side};
 use crate::proxy::step::Steps;
@@ -181,6 +181,25 @@ impl Session {
         self.number
     }
 
+    /// In one word, where it stands: one of [`STANDINGS`](Session::STANDINGS).
+    pub fn standing(&self) -> &'static str {
+        if self.is_idle() { "idle" } else { self.phase.as_str() }
+    }
+
+    /// Every word that [`standing`](Session::standing) may say of a session that is not closed.
+    pub const STANDINGS: [&'static str; 7] = ["idle", "head", "connect", "exchange", "tunnel", "finish", "linger"];
+
+    /// Bytes that its exchange or tunnel has moved so far.
+    pub fn moved(&self) -> Traffic {
+        match &self.phase {
+            Phase::Connect { exchange, .. } | Phase::Exchange(exchange) | Phase::Finish(exchange) => {
+                exchange.record.moved
+            }
+            Phase::Tunnel(tunnel) => tunnel.moved,
+            Phase::Head { .. } | Phase::Linger | Phase::Closed => Traffic::default(),
+        }
+    }
+
     /// Bytes of buffers that it owns at this moment.
     pub fn buffer_bytes(&self) -> usize {
         self.flows.client.buffer_bytes() + self.flows.upstream.buffer_bytes()
@@ -228,12 +247,12 @@ impl Session {
         }
         match &mut self.phase {
             Phase::Tunnel(tunnel) => {
-                tunnel.note_sent(from.other(), sent);
+                tunnel.moved.note(from.other(), sent);
                 self.deadline = tunnel.silence_max().map(|max| turn.now + max);
             }
             Phase::Exchange(exchange) => {
                 exchange.passed(from, n);
-                exchange.record.note_sent(from.other(), sent);
+                exchange.record.moved.note(from.other(), sent);
                 self.note_progress(turn);
             }
             Phase::Head { .. } | Phase::Connect { .. } | Phase::Finish(_) | Phase::Linger | Phase::Closed => {}
@@ -249,12 +268,12 @@ impl Session {
         self.flows[to.other()].left(n);
         match &mut self.phase {
             Phase::Exchange(exchange) | Phase::Finish(exchange) => {
-                exchange.record.note_sent(to, n);
+                exchange.record.moved.note(to, n);
                 self.note_progress(turn);
                 self.finish_if_done(turn);
             }
             Phase::Tunnel(tunnel) => {
-                tunnel.note_sent(to, n);
+                tunnel.moved.note(to, n);
                 self.deadline = tunnel.silence_max().map(|max| turn.now + max);
                 self.pass_ends_on(turn);
             }
@@ -339,7 +358,9 @@ impl Session {
     pub fn deafened(&mut self, side: Side, why: &dyn fmt::Display, turn: &mut Turn) {
         log::debug!("{} event=error of={} why=\"takes nothing more: {why}\"", self.number, side.as_str());
         match (&mut self.phase, side) {
-            (Phase::Exchange(exchange), Side::Upstream) if exchange.record.up > 0 && !self.flows.client.is_held() => {
+            (Phase::Exchange(exchange), Side::Upstream)
+                if exchange.record.moved.up > 0 && !self.flows.client.is_held() =>
+            {
                 exchange.note_deaf(&mut self.flows.client);
             }
             (Phase::Tunnel(tunnel), _) if tunnel.deaf.is_none() && !self.flows[side].has_passed_end_on() => {

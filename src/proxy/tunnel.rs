@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::proxy::flow::Flow;
 use crate::proxy::packed::PackedTunnel;
 use crate::proxy::policy::{ClientAddress, Policy, UpstreamId};
-use crate::proxy::record::{End, Number, OrDash, upstream_name};
+use crate::proxy::record::{End, Number, OrDash, Traffic, upstream_name};
 use crate::proxy::side::{Both, Side};
 
 /// Two sockets that are one. There are thousands, most of them silent, so every field counts.
@@ -14,10 +14,8 @@ use crate::proxy::side::{Both, Side};
 pub struct Tunnel {
     policy: Rc<Policy>,
     opened: Instant,
-    /// Bytes written to the upstream.
-    up: u64,
-    /// Bytes written to the client.
-    down: u64,
+    /// Bytes of it that were written.
+    pub moved: Traffic,
     upstream: Option<UpstreamId>,
     /// Whose end of file came first.
     pub ended_first: Option<Side>,
@@ -28,7 +26,7 @@ pub struct Tunnel {
 impl Tunnel {
     /// A tunnel that opens now.
     pub fn new(policy: Rc<Policy>, upstream: Option<UpstreamId>, now: Instant) -> Tunnel {
-        Tunnel { policy, opened: now, up: 0, down: 0, upstream, ended_first: None, deaf: None }
+        Tunnel { policy, opened: now, moved: Traffic::default(), upstream, ended_first: None, deaf: None }
     }
 
     /// What another process needs to go on with it and its `flows`.
@@ -36,8 +34,8 @@ impl Tunnel {
         PackedTunnel {
             upstream: self.upstream.and_then(|id| self.policy.upstream(id)).map(|upstream| upstream.address.clone()),
             open_for: now.saturating_duration_since(self.opened),
-            up: self.up,
-            down: self.down,
+            up: self.moved.up,
+            down: self.moved.down,
             ended_first: self.ended_first,
             deaf: self.deaf,
             flows: Both { client: flows.client.pack(), upstream: flows.upstream.pack() },
@@ -49,8 +47,7 @@ impl Tunnel {
         Tunnel {
             policy: Rc::clone(policy),
             opened: now.checked_sub(packed.open_for).unwrap_or(now),
-            up: packed.up,
-            down: packed.down,
+            moved: Traffic { up: packed.up, down: packed.down },
             upstream: packed.upstream.as_ref().and_then(|address| policy.upstream_at(address)),
             ended_first: packed.ended_first,
             deaf: packed.deaf,
@@ -62,22 +59,13 @@ impl Tunnel {
         self.policy.timeouts.tunnel
     }
 
-    /// Counts bytes that were written to one side.
-    pub fn note_sent(&mut self, to: Side, n: usize) {
-        let counter = match to {
-            Side::Client => &mut self.down,
-            Side::Upstream => &mut self.up,
-        };
-        *counter = counter.saturating_add(n as u64);
-    }
-
     /// Writes the line of a tunnel that has ended.
     pub fn log(&self, number: Number, client: &ClientAddress, now: Instant, end: End<'_>) {
         log::info!(
             "{number} tunnel=closed client={client} upstream={} up={} down={} ms={} {end}",
             OrDash(upstream_name(&self.policy, self.upstream)),
-            self.up,
-            self.down,
+            self.moved.up,
+            self.moved.down,
             now.saturating_duration_since(self.opened).as_millis(),
         );
     }

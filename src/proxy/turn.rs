@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::proxy::buffer::Pool;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::policy::Policy;
-use crate::proxy::record::Record;
+use crate::proxy::record::{Record, Traffic};
 
 /// Exchanges that have ended whose memory is kept for the next: with the buffers of the [`Pool`], it is why a request on a kept
 /// connection allocates nothing.
@@ -21,6 +21,8 @@ pub struct Turn {
     pub policy: Rc<Policy>,
     /// Whether the process is about to end: no connection is kept any more.
     pub stopping: bool,
+    /// Bytes that exchanges and tunnels have moved that have ended.
+    pub moved: Traffic,
     /// Buffers on loan.
     pub pool: Pool,
     /// Where heads are rewritten: empty between two uses, its memory kept.
@@ -32,7 +34,14 @@ pub struct Turn {
 impl Turn {
     /// The first turn.
     pub fn new(now: Instant, policy: Rc<Policy>) -> Turn {
-        Turn { now, policy, stopping: false, pool: Pool::default(), scratch: Vec::new(), spare: Vec::new() }
+        let (pool, moved) = (Pool::default(), Traffic::default());
+        Turn { now, policy, stopping: false, moved, pool, scratch: Vec::new(), spare: Vec::new() }
+    }
+
+    /// Puts another policy in force: what is under way goes on by its own.
+    pub fn put_in_force(&mut self, policy: Rc<Policy>) {
+        self.spare.iter_mut().for_each(|spare| spare.policy = policy.clone());
+        self.policy = policy;
     }
 
     /// A record that begins at `began`.
@@ -65,6 +74,18 @@ impl Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_spare_place_keeps_no_policy_that_is_no_longer_in_force() {
+        let mut turn = Turn::new(Instant::now(), Rc::new(Policy::default()));
+        let former = Rc::downgrade(&turn.policy);
+        let record = Record::new(turn.now, String::new());
+        let exchange = turn.place(Exchange::refused(turn.policy.clone(), record));
+        turn.take_back(exchange);
+        assert_eq!(former.strong_count(), 2);
+        turn.put_in_force(Rc::new(Policy::default()));
+        assert_eq!(former.strong_count(), 0);
+    }
 
     #[test]
     fn a_spare_place_keeps_no_long_text() {

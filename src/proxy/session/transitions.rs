@@ -125,7 +125,7 @@ impl Session {
     pub(super) fn read_response(&mut self, turn: &mut Turn) {
         let Phase::Exchange(exchange) = &mut self.phase else { return };
         // On a used connection that takes nothing for the moment: it is about to close, or answers somebody else's question.
-        if exchange.record.up == 0 {
+        if exchange.record.moved.up == 0 {
             return self.upstream_failed(&"spoke before it was asked", turn);
         }
         let progress = exchange.response_arrived(&mut self.flows, turn);
@@ -159,7 +159,7 @@ impl Session {
         self.deadline = silence_max.map(|max| turn.now + max);
     }
 
-    pub(super) fn leave_if_client_is_done(&mut self, turn: &Turn) {
+    pub(super) fn leave_if_client_is_done(&mut self, turn: &mut Turn) {
         let (Phase::Connect { exchange, .. } | Phase::Exchange(exchange)) = &self.phase else { return };
         if self.is_client_done && exchange.request_is_whole() {
             self.client_left(&"closed the connection", turn);
@@ -172,8 +172,9 @@ impl Session {
         // A reused upstream connection that ends before its first byte was most likely closing while we wrote. Ask once more on
         // a new one, but only what is idempotent and still whole in the flow, or what has not left at all: anything else may
         // have been acted on.
-        let may_ask_again =
-            exchange.is_reused && !exchange.is_heard() && (self.flows.client.is_held() || exchange.record.up == 0);
+        let may_ask_again = exchange.is_reused
+            && !exchange.is_heard()
+            && (self.flows.client.is_held() || exchange.record.moved.up == 0);
         if !may_ask_again {
             return self.fault(why, turn);
         }
@@ -181,7 +182,7 @@ impl Session {
         if let Some(mut exchange) = self.take_exchange() {
             self.flows.client.rewind();
             self.flows.upstream.drop_pending();
-            exchange.record.up = 0;
+            exchange.record.moved.up = 0;
             self.steps.add(Step::Close(Side::Upstream));
             self.connect(exchange, 0, true, turn);
         }
@@ -266,6 +267,7 @@ impl Session {
         let Some(exchange) = self.take_exchange() else { return };
         let goes_on = exchange.keep && exchange.request_is_whole() && !turn.stopping;
         exchange.record.log(self.number, &self.client, &exchange.policy, turn.now);
+        turn.moved += exchange.record.moved;
         if !goes_on {
             self.flows.client.drop_pending();
             self.deadline = Some(turn.now + exchange.policy.timeouts.linger);
@@ -288,6 +290,7 @@ impl Session {
         let Some(exchange) = self.take_exchange() else { return };
         log::debug!("{} event=upgrade-answered", self.number);
         exchange.record.log_open(self.number, &self.client, &exchange.policy, turn.now);
+        turn.moved += exchange.record.moved;
         let tunnel = Tunnel::new(exchange.policy.clone(), exchange.record.upstream, turn.now);
         turn.take_back(exchange);
         self.deadline = tunnel.silence_max().map(|max| turn.now + max);
@@ -318,7 +321,7 @@ impl Session {
     }
 
     /// Both sides are closed; where bytes could not leave in time, with a reset, so that what is cut does not look whole.
-    pub(super) fn end_tunnel_in_peace(&mut self, end: End<'_>, turn: &Turn) {
+    pub(super) fn end_tunnel_in_peace(&mut self, end: End<'_>, turn: &mut Turn) {
         self.log_tunnel(end, turn);
         self.enter(Phase::Closed);
         for side in Side::BOTH {
@@ -328,22 +331,23 @@ impl Session {
     }
 
     /// One side was reset: so is the other.
-    pub(super) fn end_tunnel(&mut self, end: End<'_>, abort: Side, turn: &Turn) {
+    pub(super) fn end_tunnel(&mut self, end: End<'_>, abort: Side, turn: &mut Turn) {
         self.log_tunnel(end, turn);
         self.enter(Phase::Closed);
         self.steps.add(Step::Abort(abort));
         self.steps.add(Step::Close(abort.other()));
     }
 
-    pub(super) fn log_tunnel(&self, end: End<'_>, turn: &Turn) {
+    pub(super) fn log_tunnel(&self, end: End<'_>, turn: &mut Turn) {
         if let Phase::Tunnel(tunnel) = &self.phase {
             tunnel.log(self.number, &self.client, turn.now, end);
+            turn.moved += tunnel.moved;
         }
     }
 
     /// The client is gone: whoever works for it need not go on. If it has only ended its own side and still reads, it must see
     /// that what has begun is cut.
-    pub(super) fn client_left(&mut self, why: &dyn fmt::Display, turn: &Turn) {
+    pub(super) fn client_left(&mut self, why: &dyn fmt::Display, turn: &mut Turn) {
         let has_begun = match &self.phase {
             Phase::Exchange(exchange) | Phase::Finish(exchange) => exchange.has_answered(),
             _ => false,
@@ -353,15 +357,16 @@ impl Session {
     }
 
     /// The response cannot be completed: the client must see that.
-    pub(super) fn cut(&mut self, end: End<'_>, turn: &Turn) {
+    pub(super) fn cut(&mut self, end: End<'_>, turn: &mut Turn) {
         self.end_exchange(end, Step::Abort(Side::Client), turn);
     }
 
-    fn end_exchange(&mut self, end: End<'_>, client: Step, turn: &Turn) {
+    fn end_exchange(&mut self, end: End<'_>, client: Step, turn: &mut Turn) {
         self.let_upstream_go();
         if let Some(mut exchange) = self.take_exchange() {
             exchange.record.note_end(end);
             exchange.record.log(self.number, &self.client, &exchange.policy, turn.now);
+            turn.moved += exchange.record.moved;
         }
         self.enter(Phase::Closed);
         self.steps.add(client);
