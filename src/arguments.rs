@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use hawkey::config::nearest;
 use lexopt::{Arg, Parser, ValueExt};
 
+use crate::ask::Question;
 use crate::explain::Target;
 
 /// The answer to `--help`.
@@ -13,10 +14,11 @@ pub(crate) const HELP: &str = "\
 hawkey: a reverse proxy for HTTP/1.1 and WebSocket
 
 usage:
-  hawkey [--log FILTER] LISTEN... MATCH=UPSTREAM[,UPSTREAM...]...
-  hawkey [--log FILTER] -c FILE
+  hawkey [OPTIONS] LISTEN... MATCH=UPSTREAM[,UPSTREAM...]...
+  hawkey [OPTIONS] -c FILE
   hawkey check (-c FILE | LISTEN... MATCH=UPSTREAM...)
   hawkey route (-c FILE | LISTEN... MATCH=UPSTREAM...) URL
+  hawkey (status [--json] | reload | stop) [--control PATH | -c FILE | LISTEN]
 
 examples:
   hawkey :8080 /=127.0.0.1:3000
@@ -39,10 +41,19 @@ commands:
             with it and where
   route     prints which route and upstreams answer URL, and why the others do not.
             URL is http://host/path, host/path or /path
+  status    prints how a running hawkey stands: sessions, bytes, upstreams
+  reload    has it read its file again; with a mistake in it, all stays as it was
+  stop      has it stop, as SIGTERM does
+  The last three find it by its control socket: of PATH, of FILE, of LISTEN, or the
+  only one there is
 
 options:
   -c, --config FILE  reads FILE (TOML); - is standard input. A file stands for all of
                      it: no LISTEN and no MATCH=UPSTREAM beside it
+      --control PATH where the control socket is; off for none. Without it `control`
+                     in FILE, without that hawkey-PORT.sock of the first listener in
+                     $XDG_RUNTIME_DIR or /run
+      --json         status: as JSON
       --log FILTER   what is logged on standard error: off, error, warn, info, debug,
                      trace. Without it RUST_LOG, without that info
   -h, --help         prints this
@@ -50,14 +61,16 @@ options:
 
 exit codes:
   0  ended as asked (SIGTERM or SIGINT; a second one ends at once)
-  1  could not run: a port in use, for example; route: no route answers
+  1  could not run: a port in use, for example; route: no route answers; status,
+     reload, stop: it was not done
   2  wrong usage or configuration
 
 Timeouts, limits, trusted networks and stripped prefixes are for a configuration
 file: docs/configuration.md, hawkey(1).
 ";
 
-const OPTIONS: [&str; 4] = ["--config", "--log", "--help", "--version"];
+const OPTIONS: [&str; 6] = ["--config", "--control", "--json", "--log", "--help", "--version"];
+const COMMANDS: [&str; 5] = ["check", "route", "status", "reload", "stop"];
 
 /// A command line that was understood.
 #[derive(Debug, PartialEq, Eq)]
@@ -66,6 +79,8 @@ pub(crate) struct Arguments {
     pub(crate) command: Command,
     /// With which configuration.
     pub(crate) source: Source,
+    /// Where the control socket is, if it says so.
+    pub(crate) control: Option<PathBuf>,
     /// What to log, if it says so.
     pub(crate) log: Option<String>,
 }
@@ -79,6 +94,8 @@ pub(crate) enum Command {
     Check,
     /// Say who would answer.
     Route(Target),
+    /// Ask a running hawkey.
+    Ask(Question),
     /// Print the help.
     Help,
     /// Print the version.
@@ -99,7 +116,7 @@ pub(crate) enum Source {
 /// Understands the arguments behind the program's name, or says in a sentence why not.
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments, String> {
     let mut parser = Parser::from_args(arguments);
-    let (mut file, mut log) = (None, None);
+    let (mut file, mut log, mut control, mut json) = (None, None, None, false);
     let mut words: Vec<String> = Vec::new();
     while let Some(argument) = parser.next().map_err(sentence)? {
         match argument {
@@ -110,12 +127,19 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arg
                 let filter = parser.value().and_then(|value| value.string()).map_err(sentence)?;
                 once("--log", &mut log, filter)?;
             }
+            Arg::Long("control") => once("--control", &mut control, parser.value().map_err(sentence)?.into())?,
+            Arg::Long("json") => json = true,
             Arg::Short(letter) => return Err(unknown_option(&format!("-{letter}"))),
             Arg::Long(name) => return Err(unknown_option(&format!("--{name}"))),
             Arg::Value(word) => words.push(word.string().map_err(sentence)?),
         }
     }
-    let command = command(&mut words, file.is_some())?;
+    let command = match command(&mut words, file.is_some())? {
+        Command::Ask(Question::Status { .. }) => Command::Ask(Question::Status { json }),
+        _ if json => return Err("--json is for `hawkey status`".to_owned()),
+        command => command,
+    };
+    let is_question = matches!(command, Command::Ask(_));
     let source = match file {
         Some(_) if !words.is_empty() => {
             let words = words.join(" ");
@@ -123,15 +147,17 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arg
         }
         Some(path) if path == "-" => Source::StandardInput,
         Some(path) => Source::File(path.into()),
-        None if words.is_empty() => return Err("expected a listener and a route, or -c FILE".to_owned()),
+        None if words.is_empty() && !is_question => {
+            return Err("expected a listener and a route, or -c FILE".to_owned());
+        }
         None => Source::Words(words),
     };
-    Ok(Arguments { command, source, log })
+    Ok(Arguments { command, source, control, log })
 }
 
 impl Arguments {
     fn bare(command: Command) -> Arguments {
-        Arguments { command, source: Source::Words(Vec::new()), log: None }
+        Arguments { command, source: Source::Words(Vec::new()), control: None, log: None }
     }
 }
 
@@ -154,12 +180,23 @@ fn command(words: &mut Vec<String>, has_file: bool) -> Result<Command, String> {
                 _ => Err("expected a URL at the end, as in http://example.com/api/x".to_owned()),
             }
         }
+        "status" => asking(words, Question::Status { json: false }),
+        "reload" => asking(words, Question::Reload),
+        "stop" => asking(words, Question::Stop),
         // Neither a listener nor a route is a bare word.
         word if word.bytes().all(|byte| byte.is_ascii_lowercase()) => {
-            let meant = nearest(word, &["check", "route"]).map(|near| format!("; did you mean `{near}`?"));
+            let meant = nearest(word, &COMMANDS).map(|near| format!("; did you mean `{near}`?"));
             Err(format!("unknown command `{word}`{}", meant.unwrap_or_default()))
         }
         _ => Ok(Command::Run),
+    }
+}
+
+fn asking(words: &mut Vec<String>, question: Question) -> Result<Command, String> {
+    words.remove(0);
+    match words.as_slice() {
+        [] | [_] => Ok(Command::Ask(question)),
+        [_, more, ..] => Err(format!("one listener is enough to name a running hawkey: what is `{more}`?")),
     }
 }
 
@@ -210,10 +247,18 @@ mod tests {
             ("-c hawkey.toml check", Command::Check, file(), None),
             ("check :80 /=127.0.0.1:1", Command::Check, words(":80 /=127.0.0.1:1"), None),
             ("route -c hawkey.toml /x?a=b", target("/x"), file(), None),
+            ("status", Command::Ask(Question::Status { json: false }), words(""), None),
+            ("status :80 --json", Command::Ask(Question::Status { json: true }), words(":80"), None),
+            ("-c hawkey.toml reload", Command::Ask(Question::Reload), file(), None),
+            ("stop -c hawkey.toml", Command::Ask(Question::Stop), file(), None),
             ("route :80 /=127.0.0.1:1 http://a/?b=c", target("http://a/"), words(":80 /=127.0.0.1:1"), None),
         ];
         for (line, command, source, log) in cases {
-            assert_eq!(parsed(line), Ok(Arguments { command, source, log: log.map(str::to_owned) }), "hawkey {line}");
+            assert_eq!(
+                parsed(line),
+                Ok(Arguments { command, source, control: None, log: log.map(str::to_owned) }),
+                "hawkey {line}"
+            );
         }
         for (line, command) in [
             ("--help", Command::Help),
@@ -240,7 +285,11 @@ mod tests {
             ("--log a --log b -c c", "--log is given twice"),
             ("-c a :80 /=b:1", "a file stands for the whole configuration: give either -c or `:80 /=b:1`, not both"),
             ("chekc -c a", "unknown command `chekc`; did you mean `check`?"),
-            ("reload", "unknown command `reload`"),
+            ("frobnicate", "unknown command `frobnicate`"),
+            ("relaod", "unknown command `relaod`; did you mean `reload`?"),
+            ("reload :80 :81", "one listener is enough to name a running hawkey: what is `:81`?"),
+            ("check --json -c a", "--json is for `hawkey status`"),
+            ("--control a --control b -c c", "--control is given twice"),
             ("route -c a", "expected a URL at the end, as in http://example.com/api/x"),
             ("route :80 /=b:1", "expected a URL at the end, as in http://example.com/api/x"),
         ];

@@ -32,6 +32,7 @@ struct Ended {
 
 fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hawkey"));
+    command.env("XDG_RUNTIME_DIR", env!("CARGO_TARGET_TMPDIR"));
     command.env_remove("RUST_LOG").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -159,7 +159,7 @@ fn short_of_descriptors(origin: &Origin, tunnels: &Origin) -> Proxy {
     );
     Proxy::launch(&config, LogPipe::Collected, |config| {
         let mut command = std::process::Command::new("sh");
-        let run = "ulimit -n $2; exec \"$0\" -c \"$1\"";
+        let run = "ulimit -n $2; exec \"$0\" --control off -c \"$1\"";
         command.args(["-c", run, env!("CARGO_BIN_EXE_hawkey")]).arg(config).arg(FEW.to_string()).env_remove("RUST_LOG");
         command
     })
@@ -252,7 +252,7 @@ fn unless_set_the_connection_limit_is_half_of_the_descriptors_less_sixteen() {
     let proxy = Proxy::launch(&config, LogPipe::Collected, |config| {
         let mut command = std::process::Command::new("sh");
         // The soft limit is lower still: it is raised to the hard one at the start.
-        let run = "ulimit -Sn 40; ulimit -Hn 64; exec \"$0\" -c \"$1\"";
+        let run = "ulimit -Sn 40; ulimit -Hn 64; exec \"$0\" --control off -c \"$1\"";
         command.args(["-c", run, env!("CARGO_BIN_EXE_hawkey")]).arg(config).env_remove("RUST_LOG");
         command
     });

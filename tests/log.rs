@@ -384,7 +384,7 @@ fn expect_served_by(script: &str, log: &Path, served: impl FnOnce(&Proxy)) {
     let is_listening = || UnixStream::connect(&*listen).is_ok();
     let mut proxy = Proxy::unlogged(&config, is_listening, |config| {
         let mut command = Command::new("sh");
-        command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_hawkey"), "-c"]).arg(config);
+        command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_hawkey"), "--control", "off", "-c"]).arg(config);
         command.env("LOG", log).env_remove("RUST_LOG");
         command
     });

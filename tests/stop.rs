@@ -128,20 +128,6 @@ fn a_second_signal_ends_at_once() {
 }
 
 #[test]
-fn sighup_changes_nothing() {
-    let origin = Origin::saying("ok");
-    let mut proxy = Proxy::to(&origin);
-    let mut client = Client::connect(&proxy);
-    for _ in 0..3 {
-        proxy.signal(Signal::HUP);
-        assert_eq!(client.get("/").status(), 200);
-    }
-    std::thread::sleep(A_WHILE);
-    assert!(proxy.is_running());
-    assert_eq!(Client::connect(&proxy).get("/").status(), 200);
-}
-
-#[test]
 fn a_stop_under_load_and_with_tunnels_causes_no_error() {
     let tunnels = Origin::by_hand();
     let origin = Origin::answering(|_| {

@@ -39,7 +39,7 @@ pub fn keeps(packed: &Packed) {
 
     let Some(tunnel) = &packed.tunnel else { return assert!(session.wants_read(Side::Client)) };
     let is_plain = tunnel.deaf.is_none() && Side::BOTH.into_iter().all(|from| tunnel.flows[from] == Default::default());
-    assert_eq!(session.is_straight(), is_plain);
+    assert_eq!(Side::BOTH.map(|from| session.is_straight(from)), [is_plain; 2]);
     let mut waits_for = 0;
     for from in Side::BOTH {
         let flow = tunnel.flows[from];

@@ -9,6 +9,7 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::address;
+use super::control::control;
 use super::effective::{fault_status, http_1_0};
 use super::error::{ConfigError, Flaw, Placed, Source};
 use super::file::{self, File, Scalar, Texts};
@@ -21,11 +22,25 @@ use crate::proxy::route::{HostPattern, Route, RouteTable};
 
 /// See [`Config::from_toml`].
 pub(super) fn toml(text: &str) -> Result<Config, ConfigError> {
+    draft_of(text, |draft, file| {
+        draft.read(file);
+        draft.require_both(
+            "as in `listen = [\":8080\"]`",
+            "as in `[[route]]`, `match = \"/\"`, `to = \"127.0.0.1:3000\"`",
+        );
+    })
+}
+
+/// See [`Config::control_path`].
+pub(super) fn control_alone(text: &str) -> Result<Config, ConfigError> {
+    draft_of(text, Draft::read_listeners)
+}
+
+fn draft_of(text: &str, read: fn(&mut Draft, &File)) -> Result<Config, ConfigError> {
     let fail = |flaws| ConfigError::new(Source::File("configuration".to_owned()), text, flaws);
     let file: File = toml::from_str(text).map_err(|error| fail(vec![error.into()]))?;
     let mut draft = Draft::default();
-    draft.read(&file);
-    draft.require_both("as in `listen = [\":8080\"]`", "as in `[[route]]`, `match = \"/\"`, `to = \"127.0.0.1:3000\"`");
+    read(&mut draft, &file);
     draft.finish().map_err(fail)
 }
 
@@ -147,10 +162,21 @@ impl Draft {
         Draft { listen_spans: vec![None; config.listen.len()], routes, config, ..Draft::default() }
     }
 
-    fn read(&mut self, file: &File) {
+    /// Where clients and commands come in.
+    fn read_listeners(&mut self, file: &File) {
         for part in texts(&file.listen) {
             self.listen(&part);
         }
+        if let Some(text) = &file.control {
+            match control(text.get_ref()) {
+                Ok(control) => self.config.control = control,
+                Err(flaw) => self.flaw(flaw, text),
+            }
+        }
+    }
+
+    fn read(&mut self, file: &File) {
+        self.read_listeners(file);
         for part in texts(&file.trusted) {
             self.trust(&part);
         }
@@ -414,10 +440,8 @@ impl Draft {
 /// nothing, leaves no trace.
 fn in_order_of_search(policy: Policy) -> Policy {
     let mut upstreams = Vec::new();
-    let mut renumber = |id: &UpstreamId| number(&mut upstreams, policy.upstreams[id.0 as usize].clone());
-    let renumbered =
-        policy.routes.iter().map(|route| Route { to: route.to.iter().map(&mut renumber).collect(), ..route.clone() });
-    let routes = RouteTable::new(renumbered.collect());
+    let found = policy.upstreams;
+    let routes = policy.routes.renumbered(|id| number(&mut upstreams, found[id.0 as usize].clone()));
     Policy { routes, upstreams, ..policy }
 }
 

@@ -3,8 +3,8 @@
 use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
-use super::Config;
 use super::quantity::size_text;
+use super::{Config, Control};
 use crate::proxy::policy::{FaultStatus, Http10, Policy, Upstream, UpstreamId};
 
 impl Display for Config {
@@ -13,6 +13,13 @@ impl Display for Config {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let policy = &self.policy;
         writeln!(f, "listen = {}", List(self.listen.iter().map(|listen| listen.to_string())))?;
+        match &self.control {
+            Control::Default => {
+                writeln!(f, "# control: hawkey-PORT.sock of the first listener, in $XDG_RUNTIME_DIR or /run")?
+            }
+            Control::Off => writeln!(f, "control = \"off\"")?,
+            Control::At(path) => writeln!(f, "control = {}", Quoted(&path.display().to_string()))?,
+        }
         let unix = policy.trusted.unix.then(|| "unix:".to_owned());
         writeln!(
             f,
@@ -160,6 +167,7 @@ mod tests {
 
     const ALL: &str = r#"
         listen = [":8080", "127.0.0.1:9000", "[::1]:9001", "unix:/run/\"odd\" \\ \u0007name.sock"]
+        control = "/run/some where.sock"
         trusted = ["10.0.0.0/8", "unix:", "fd00::/8"]
         fault_status = 502
         http_1_0 = "serve"
@@ -227,6 +235,7 @@ mod tests {
     fn every_default_is_filled_in() {
         let config = Config::new().listen(":8080").unwrap().route("/", ["127.0.0.1:3000"]).unwrap();
         let expected = r#"listen = [":8080"]
+# control: hawkey-PORT.sock of the first listener, in $XDG_RUNTIME_DIR or /run
 trusted = []
 fault_status = 500
 http_1_0 = "refuse"

@@ -14,6 +14,7 @@ use toml::Spanned;
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub(super) struct File {
     pub(super) listen: Option<Spanned<Texts>>,
+    pub(super) control: Option<Spanned<String>>,
     pub(super) trusted: Option<Spanned<Texts>>,
     pub(super) fault_status: Option<Spanned<Scalar>>,
     pub(super) http_1_0: Option<Spanned<Scalar>>,
@@ -71,7 +72,7 @@ pub(super) struct Upstream {
 
 /// Every key and the table that it belongs to; `""` is the top of the file. For those who look for one in the wrong table.
 pub(super) const KEYS: [(&str, &[&str]); 5] = [
-    ("", &["listen", "trusted", "fault_status", "http_1_0", "route", "timeouts", "limits", "upstream"]),
+    ("", &["listen", "control", "trusted", "fault_status", "http_1_0", "route", "timeouts", "limits", "upstream"]),
     ("route", &["match", "to", "strip", "dot_segments"]),
     ("timeouts", &["head", "keep_alive", "connect", "upgrade", "response", "idle", "tunnel", "linger", "drain"]),
     ("limits", &["connections", "head", "target", "fields", "body", "idle_upstreams"]),

@@ -6,6 +6,7 @@
 
 mod address;
 mod check;
+mod control;
 mod effective;
 mod error;
 mod file;
@@ -13,8 +14,10 @@ mod pattern;
 mod quantity;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
+pub use control::{Control, default_folder, found};
 pub use error::{ConfigError, nearest};
 
 use crate::proxy::policy::{Address, Policy};
@@ -38,6 +41,8 @@ use crate::proxy::policy::{Address, Policy};
 pub struct Config {
     /// Where clients come in.
     pub listen: Vec<Listen>,
+    /// Where the control socket is, if one is asked for: see [`Server::open_control`](crate::Server::open_control).
+    pub control: Control,
     /// What sessions are held to, and where their requests go.
     pub policy: Policy,
     /// Client connections at once, beyond which accepting pauses. `None`: half of the descriptor limit less 16, worked out at
@@ -57,6 +62,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             listen: Vec::new(),
+            control: Control::Default,
             policy: Policy::default(),
             connections: None,
             idle_upstreams: 128,
@@ -112,6 +118,16 @@ impl Config {
         check::toml(text)
     }
 
+    /// Reads of a configuration file's text only where its control socket is, if it says enough for that. Names are not resolved.
+    ///
+    /// # Errors
+    ///
+    /// If the text is no TOML, has unknown keys, or its listeners or its control socket cannot be understood.
+    pub fn control_path(text: &str) -> Result<Option<PathBuf>, ConfigError> {
+        let config = check::control_alone(text)?;
+        Ok(config.control.path(config.listen.first()))
+    }
+
     /// Reads the words of a command line: listeners, and routes as `MATCH=UPSTREAM[,UPSTREAM...]`, in any order.
     ///
     /// # Errors
@@ -136,6 +152,13 @@ pub enum Listen {
     EveryAddress(u16),
     /// One address.
     Address(Address),
+}
+
+impl Listen {
+    /// Whether one of the two cannot be bound as long as the other is.
+    pub fn overlaps(&self, other: &Listen) -> bool {
+        address::overlap(self, other)
+    }
 }
 
 impl fmt::Display for Listen {

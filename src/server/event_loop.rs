@@ -1,11 +1,12 @@
 //! Sleep, take note, act, bury.
 
+mod commands;
+
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mio::event::Event;
 use mio::unix::SourceFd;
@@ -13,20 +14,23 @@ use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 use std::os::fd::AsRawFd as _;
 
-use crate::config::Config;
+use crate::config::{Config, Control as ControlAsked};
 use crate::os::pipe::Pipe;
-use crate::os::signals::{Asked, Signals};
+use crate::os::signals::Signals;
 use crate::os::{descriptors, errors};
 use crate::proxy::session::Session;
 use crate::proxy::side::Side;
 use crate::proxy::turn::Turn;
+use crate::server::Server;
+use crate::server::control::Control;
 use crate::server::deadlines::Deadlines;
 use crate::server::journal;
 use crate::server::listener::Listener;
 use crate::server::pair::{Budget, Driven, Net, Pair};
-use crate::server::stop::{Stop, StopFlag};
+use crate::server::source::Source;
+use crate::server::stop::StopFlag;
 use crate::server::table::{self, Holder, PairKey, TABLE_BYTES, Table};
-use crate::server::upstreams::Upstreams;
+use crate::server::upstreams::{Keeping, Upstreams};
 
 /// Events taken from the kernel in one turn. Many more would make those at the end wait for those at the front.
 const EVENTS_MAX: usize = 200;
@@ -51,7 +55,9 @@ const OTHER: usize = 1 << 31;
 /// [`Handle`](crate::Handle)s wake the loop by this one.
 pub const WAKE: Token = Token(OTHER);
 const SIGNALS: Token = Token(OTHER + 1);
-const FIRST_LISTENER: usize = OTHER + 2;
+const CONTROL: Token = Token(OTHER + 2);
+/// Of the first listener. Each has a token of its own, and leaves it to nobody.
+const LISTENERS: usize = OTHER + 3;
 
 /// The loop and everything in it.
 #[derive(Debug)]
@@ -59,7 +65,14 @@ pub struct EventLoop {
     poll: Poll,
     events: Events,
     listeners: Vec<Listener>,
+    /// The token of the next listener.
+    next_listener: usize,
     signals: Option<Signals>,
+    control: Option<Control>,
+    /// What the configuration said of it when it was opened.
+    control_asked: ControlAsked,
+    source: Source,
+    since: SystemTime,
     stop: Arc<StopFlag>,
     /// A signal or a handle has woken the loop.
     is_asked: bool,
@@ -71,6 +84,8 @@ pub struct EventLoop {
     net: Net,
     turn: Turn,
     sessions: u64,
+    /// What the process may hold.
+    descriptors: usize,
     connections_max: usize,
     /// Descriptors have run out: no accepting until then.
     accept_paused_until: Option<Instant>,
@@ -83,42 +98,39 @@ pub struct EventLoop {
 }
 
 impl EventLoop {
-    /// The loop of `listeners` that are bound already.
-    pub fn new(
-        config: Config,
-        poll: Poll,
-        listeners: Vec<Listener>,
-        signals: Option<Signals>,
-        stop: Arc<StopFlag>,
-    ) -> io::Result<EventLoop> {
+    /// The loop of a server that listens already.
+    pub fn new(server: Server) -> io::Result<EventLoop> {
+        let Server { config, poll, mut listeners, signals, control, source, stop, .. } = server;
         let now = Instant::now();
-        let descriptors = descriptors::raise_limit();
-        let connections_max = config.connections.unwrap_or((descriptors / 2).saturating_sub(16).max(1));
-        for (index, listener) in listeners.iter().enumerate() {
-            listener.register(poll.registry(), Token(FIRST_LISTENER + index))?;
-            log::info!("listening={}", listener.address());
+        let mut next_listener = LISTENERS;
+        for listener in &mut listeners {
+            listener.register(poll.registry(), Token(next_listener))?;
+            next_listener += 1;
+        }
+        if let Some(control) = &control {
+            control.register(poll.registry(), CONTROL)?;
         }
         if let Some(signals) = &signals {
             poll.registry().register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
         }
-        if connections_max > descriptors / 2 {
-            log::warn!(
-                "connections={connections_max} descriptors={descriptors} why=\"a proxied connection takes two descriptors\""
-            );
-        }
-        let net = Net {
-            registry: poll.registry().try_clone()?,
-            table: Table::default(),
-            upstreams: Upstreams::new(&config.policy, config.idle_upstreams, config.upstream_idle, config.cool_down),
-            may_be_behind: false,
-            // Without it, bulk is copied like everything else.
-            pipe: Pipe::new().ok(),
-        };
+        let descriptors = descriptors::raise_limit();
+        let connections_max = connections_max(&config, descriptors);
+        let keeping = keeping(&config);
+        let mut upstreams = Upstreams::new(keeping);
+        let (policy, _) = upstreams.adopt(config.policy, keeping, now);
+        let registry = poll.registry().try_clone()?;
+        // Without a pipe, bulk is copied like everything else.
+        let net = Net { registry, table: Table::default(), upstreams, may_be_behind: false, pipe: Pipe::new().ok() };
         Ok(EventLoop {
             poll,
             events: Events::with_capacity(EVENTS_MAX),
             listeners,
+            next_listener,
             signals,
+            control,
+            control_asked: config.control,
+            source,
+            since: SystemTime::now(),
             stop,
             // What came before the loop began has woken nobody.
             is_asked: true,
@@ -127,8 +139,9 @@ impl EventLoop {
             dead: Vec::new(),
             deadlines: Deadlines::with_bytes(now, TABLE_BYTES),
             net,
-            turn: Turn::new(now, Rc::new(config.policy)),
+            turn: Turn::new(now, policy),
             sessions: 0,
+            descriptors,
             connections_max,
             accept_paused_until: None,
             accept_warned: None,
@@ -171,7 +184,8 @@ impl EventLoop {
             let paused = self.accept_paused_until.filter(|_| self.listeners.iter().any(|listener| listener.is_ready));
             let lines = self.lines_wait.then(|| self.turn.now + LINES_RETRY);
             let mut timeout = self.deadlines.next_in();
-            for wake in [self.net.upstreams.next_due(), paused, lines, self.stop_by] {
+            let control = self.control.as_ref().and_then(|control| control.next_due(self.turn.now));
+            for wake in [self.net.upstreams.next_due(), paused, lines, control, self.stop_by] {
                 let wait = wake.map(|instant| instant.saturating_duration_since(self.turn.now));
                 timeout = [timeout, wait].into_iter().flatten().min();
             }
@@ -190,14 +204,17 @@ impl EventLoop {
 
     /// Events and expired deadlines only mark sockets and queue pairs; nothing is done about them yet.
     fn take_note(&mut self) {
-        let EventLoop { events, listeners, net, pairs, queue, is_asked, .. } = self;
+        let EventLoop { events, listeners, control, net, pairs, queue, is_asked, .. } = self;
         net.may_be_behind = events.iter().count() >= EVENTS_MAX;
         for event in events.iter() {
-            let Token(token) = event.token();
-            match token.checked_sub(FIRST_LISTENER) {
-                Some(index) => listeners.iter_mut().skip(index).take(1).for_each(|listener| listener.is_ready = true),
-                None if token >= OTHER => *is_asked = true,
-                None => note_stream(event, net, pairs, queue),
+            match event.token() {
+                Token(stream) if stream < OTHER => note_stream(event, net, pairs, queue),
+                WAKE | SIGNALS => *is_asked = true,
+                CONTROL => control.iter_mut().for_each(Control::stir),
+                token => listeners
+                    .iter_mut()
+                    .filter(|listener| listener.token == token)
+                    .for_each(|listener| listener.is_ready = true),
             }
         }
         while let Some((tick, key)) = self.deadlines.next_fired() {
@@ -217,6 +234,14 @@ impl EventLoop {
 
     fn act(&mut self) {
         self.heed();
+        if self
+            .control
+            .as_ref()
+            .and_then(|control| control.next_due(self.turn.now))
+            .is_some_and(|due| due <= self.turn.now)
+        {
+            self.serve_control();
+        }
         self.accept();
         for _ in 0..self.queue.prompt.len() {
             let Some(key) = self.queue.prompt.pop_front() else { break };
@@ -296,6 +321,12 @@ impl EventLoop {
         }
     }
 
+    /// Accepts who waits at a listener that is about to close: the kernel has promised an answer.
+    fn accept_all(&mut self, index: usize) {
+        self.listeners.iter_mut().skip(index).take(1).for_each(|listener| listener.is_ready = true);
+        while self.pairs.len() < self.connections_max && self.accept_one(index) {}
+    }
+
     /// Whether another client may wait.
     fn accept_one(&mut self, index: usize) -> bool {
         let Some(listener) = self.listeners.get_mut(index).filter(|listener| listener.is_ready) else { return false };
@@ -346,36 +377,16 @@ impl EventLoop {
 
     // Stopping.
 
-    fn heed(&mut self) {
-        if !std::mem::take(&mut self.is_asked) {
-            return;
-        }
-        for asked in self.signals.as_mut().map(Signals::take).unwrap_or_default() {
-            match asked {
-                Asked::Stop if self.stop_by.is_some() => self.stop_at_once(),
-                Asked::Stop => self.begin_to_stop(),
-                Asked::Reload => {
-                    log::warn!("event=reload why=\"a running configuration cannot be replaced yet: SIGHUP is ignored\"")
-                }
-            }
-        }
-        match self.stop.take() {
-            None => {}
-            Some(Stop::InPeace) if self.stop_by.is_some() => {}
-            Some(Stop::InPeace) => self.begin_to_stop(),
-            Some(Stop::AtOnce) => self.stop_at_once(),
-        }
-    }
-
     /// No more clients; idle sessions end now, the others when their exchanges do, all of them when the time is over.
     fn begin_to_stop(&mut self) {
         log::info!("stopping sessions={} drain_ms={}", self.pairs.len(), self.drain.as_millis());
-        // Who waits to be accepted has been promised an answer by the kernel.
-        self.listeners.iter_mut().for_each(|listener| listener.is_ready = true);
         for index in 0..self.listeners.len() {
-            while self.pairs.len() < self.connections_max && self.accept_one(index) {}
+            self.accept_all(index);
         }
         self.listeners.clear();
+        if let Some(control) = &mut self.control {
+            control.close();
+        }
         self.turn.stopping = true;
         self.stop_by = Some(self.turn.now + self.drain);
         while let Some(idle) = self.net.upstreams.evict() {
@@ -408,6 +419,22 @@ impl EventLoop {
             }
         }
     }
+}
+
+/// How many clients there may be at once.
+fn connections_max(config: &Config, descriptors: usize) -> usize {
+    let connections_max = config.connections.unwrap_or((descriptors / 2).saturating_sub(16).max(1));
+    if connections_max > descriptors / 2 {
+        log::warn!(
+            "connections={connections_max} descriptors={descriptors} why=\"a proxied connection takes two descriptors\""
+        );
+    }
+    connections_max
+}
+
+/// What the configuration says of connections to upstreams.
+fn keeping(config: &Config) -> Keeping {
+    Keeping { idle_max: config.idle_upstreams, idle_for: config.upstream_idle, cool_down: config.cool_down }
 }
 
 /// Marks the socket that `event` names, and queues the pair that holds it. On an idle connection nothing is expected: whatever

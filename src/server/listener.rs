@@ -21,7 +21,10 @@ const BACKLOG: i32 = 1024;
 #[derive(Debug)]
 pub struct Listener {
     socket: RawSocket,
+    listen: Listen,
     address: Address,
+    /// By which events name it, once it is registered.
+    pub token: Token,
     /// Whether an accept is worth a call.
     pub is_ready: bool,
 }
@@ -30,27 +33,35 @@ pub struct Listener {
 #[derive(Debug)]
 pub struct BindError {
     listen: String,
+    is_path: bool,
     error: io::Error,
 }
 
 impl BindError {
     /// The kernel gave no event queue, without which there is nothing to listen for.
     pub fn event_queue(error: io::Error) -> BindError {
-        BindError { listen: "any address".into(), error }
+        BindError { listen: "any address".into(), is_path: false, error }
+    }
+
+    /// A file of the file system could not be listened on.
+    pub fn of_path(listen: String, error: io::Error) -> BindError {
+        BindError { listen, is_path: true, error }
     }
 }
 
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let BindError { listen, error } = self;
+        let BindError { listen, is_path, error } = self;
         match error.kind() {
             io::ErrorKind::AddrInUse => {
                 write!(f, "cannot listen on {listen}: another process is listening there already")
             }
             io::ErrorKind::AddrNotAvailable => write!(f, "cannot listen on {listen}: this machine has no such address"),
-            io::ErrorKind::PermissionDenied => {
+            io::ErrorKind::PermissionDenied if !is_path => {
                 write!(f, "cannot listen on {listen}: permission denied (a port below 1024 needs CAP_NET_BIND_SERVICE)")
             }
+            io::ErrorKind::PermissionDenied => write!(f, "cannot listen on {listen}: permission denied"),
+            io::ErrorKind::NotFound => write!(f, "cannot listen on {listen}: there is no such folder"),
             _ => write!(f, "cannot listen on {listen}: {error}"),
         }
     }
@@ -71,9 +82,18 @@ impl Listener {
                 if errors::lacks_the_family(&error) { bind_tcp(([0; 4], *port).into(), true) } else { Err(error) }
             }),
             Listen::Address(Address::Tcp(address)) => bind_tcp(*address, true),
-            Listen::Address(Address::Unix(path)) => bind_unix(path),
+            Listen::Address(Address::Unix(path)) => {
+                bind_unix(path, |_| Ok(())).map(|socket| (socket, Address::Unix(path.clone())))
+            }
         };
-        bound.map_err(|error| BindError { listen: listen.to_string(), error })
+        let is_path = matches!(listen, Listen::Address(Address::Unix(_)));
+        let (socket, address) = bound.map_err(|error| BindError { listen: listen.to_string(), is_path, error })?;
+        Ok(Listener { socket, listen: listen.clone(), address, token: Token(0), is_ready: false })
+    }
+
+    /// Where it was asked to listen.
+    pub fn listen(&self) -> &Listen {
+        &self.listen
     }
 
     /// Where it listens, with the port that the kernel gave.
@@ -81,9 +101,12 @@ impl Listener {
         &self.address
     }
 
-    /// Asks for its events.
-    pub fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
-        registry.register(&mut SourceFd(&self.socket.as_raw_fd()), token, Interest::READABLE)
+    /// Asks for its events, and tells the log that it listens.
+    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.token = token;
+        registry.register(&mut SourceFd(&self.socket.as_raw_fd()), token, Interest::READABLE)?;
+        log::info!("listening={}", self.address);
+        Ok(())
     }
 
     /// The next client, if one waits. After one that left before it was accepted, it is worth asking again.
@@ -115,7 +138,7 @@ impl Drop for Listener {
 }
 
 /// Everything that is set here is inherited by accepted connections, which saves as many calls for each.
-fn bind_tcp(address: std::net::SocketAddr, only_v6: bool) -> io::Result<Listener> {
+fn bind_tcp(address: std::net::SocketAddr, only_v6: bool) -> io::Result<(RawSocket, Address)> {
     let socket = RawSocket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), None)?;
     if address.is_ipv6() {
         socket.set_only_v6(only_v6)?;
@@ -126,13 +149,15 @@ fn bind_tcp(address: std::net::SocketAddr, only_v6: bool) -> io::Result<Listener
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
-    Ok(Listener { socket, address: Address::Tcp(address), is_ready: false })
+    Ok((socket, Address::Tcp(address)))
 }
 
-fn bind_unix(path: &Path) -> io::Result<Listener> {
+/// A socket that listens at `path`, once `prepare` has seen it. Whoever lets go of it removes the file.
+pub fn bind_unix(path: &Path, prepare: impl FnOnce(&RawSocket) -> io::Result<()>) -> io::Result<RawSocket> {
     let address = SockAddr::unix(path)?;
     let new = || RawSocket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None);
     let socket = new()?;
+    prepare(&socket)?;
     match socket.bind(&address) {
         // A file that nobody listens behind was left by a process that had no time to remove it.
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_over(&new()?, &address) => {
@@ -142,7 +167,7 @@ fn bind_unix(path: &Path) -> io::Result<Listener> {
         bound => bound?,
     }
     socket.listen(BACKLOG)?;
-    Ok(Listener { socket, address: Address::Unix(path.to_path_buf()), is_ready: false })
+    Ok(socket)
 }
 
 fn is_left_over(probe: &RawSocket, address: &SockAddr) -> bool {

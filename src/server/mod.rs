@@ -2,12 +2,14 @@
 //!
 //! [`event_loop`] is where to begin; [`pair`] is where bytes move.
 
+mod control;
 mod deadlines;
 mod event_loop;
 mod journal;
 mod listener;
 mod pair;
 mod socket;
+mod source;
 mod stop;
 mod table;
 mod upstreams;
@@ -17,13 +19,16 @@ use std::sync::Arc;
 
 use mio::{Poll, Waker};
 
-use crate::config::Config;
+use crate::config::{self, Config, Listen};
 use crate::os::signals::Signals;
 use crate::proxy::policy::Address;
+use crate::server::control::Control;
 use crate::server::event_loop::{EventLoop, WAKE};
 use crate::server::listener::Listener;
+use crate::server::source::Source;
 use crate::server::stop::StopFlag;
 
+pub use crate::server::control::PROTOCOL as CONTROL_PROTOCOL;
 pub use crate::server::journal::start as start_log;
 pub use crate::server::listener::BindError;
 pub use crate::server::stop::Handle;
@@ -36,6 +41,8 @@ pub struct Server {
     listeners: Vec<Listener>,
     addresses: Vec<Address>,
     signals: Option<Signals>,
+    control: Option<Control>,
+    source: Source,
     stop: Arc<StopFlag>,
     handle: Handle,
 }
@@ -54,7 +61,8 @@ impl Server {
             .map_err(BindError::event_queue)?;
         let stop = Arc::new(StopFlag::default());
         let handle = Handle::new(stop.clone(), waker);
-        Ok(Server { config, poll, listeners, addresses, signals: None, stop, handle })
+        let source = Source::default();
+        Ok(Server { config, poll, listeners, addresses, signals: None, control: None, source, stop, handle })
     }
 
     /// Where it listens, in the order of the configuration, with the ports that the kernel gave.
@@ -67,8 +75,37 @@ impl Server {
         self.handle.clone()
     }
 
-    /// Lets signals stop it: SIGTERM or SIGINT as [`Handle::stop`], a second one as [`Handle::stop_now`]. SIGHUP is noted in the
-    /// log and does nothing.
+    /// Opens the control socket where [`Config::control`] says. If nothing is said, it is a default path, and hawkey goes on
+    /// without a control socket, which the log tells, where that cannot be bound.
+    ///
+    /// # Errors
+    ///
+    /// If a path is said and cannot be bound.
+    pub fn open_control(&mut self) -> Result<(), BindError> {
+        let first = self.addresses.first().cloned().map(Listen::Address);
+        let Some(path) = self.config.control.path(first.as_ref()) else { return Ok(()) };
+        self.control = match (Control::bind(&path), &self.config.control) {
+            (Err(error), config::Control::Default) => {
+                log::warn!("event=no-control why=\"{error}\"");
+                None
+            }
+            (bound, _) => Some(bound?),
+        };
+        Ok(())
+    }
+
+    /// Says how the configuration is read again, on SIGHUP or when the control socket is asked to: by `read`, which gives it or a
+    /// text on why it cannot be had, and which the loop waits for. People know it by `name`.
+    pub fn reload_by(
+        &mut self,
+        name: impl Into<String>,
+        read: impl FnMut() -> Result<Config, String> + Send + 'static,
+    ) {
+        self.source = Source::new(name.into(), Box::new(read));
+    }
+
+    /// Lets signals stop it: SIGTERM or SIGINT as [`Handle::stop`], a second one as [`Handle::stop_now`]; and SIGHUP read the
+    /// configuration again: see [`reload_by`](Server::reload_by).
     pub fn stop_on_signals(&mut self) -> io::Result<()> {
         self.signals = Some(Signals::catch()?);
         Ok(())
@@ -80,6 +117,6 @@ impl Server {
     ///
     /// Only if the kernel's event queue fails; whatever clients and upstreams do is no error here.
     pub fn run(self) -> io::Result<()> {
-        EventLoop::new(self.config, self.poll, self.listeners, self.signals, self.stop)?.run()
+        EventLoop::new(self)?.run()
     }
 }

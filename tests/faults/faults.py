@@ -71,13 +71,16 @@ RUNNING = {
     "close": dict.fromkeys(("EIO", "EINTR", "ENOSPC", "EDQUOT"), 1),
     "write": dict.fromkeys(("EAGAIN", "EINTR", "EIO", "ENOSPC", "EPIPE", "EDQUOT", "EFBIG", "EPERM", "EBADF"), 0),
     "brk": {"ENOMEM": 0},
-    # Of what saturates a session; and taking back what could not leave.
+    # Of what saturates a session.
     "splice": {
         "EINTR": 0,
         **dict.fromkeys((*NETWORK, "EPIPE", "ENOTCONN", "ENOBUFS", "ENOMEM", "EINVAL", "ESPIPE"), 1),
         "EAGAIN": 1,
     },
-    "read": {"EINTR": 0, **dict.fromkeys(("EIO", "EAGAIN"), 1)},
+    # A reload: what cannot be read leaves all as it was. What could not leave a pipe is read too.
+    "openat": dict.fromkeys(("EACCES", "EINTR", "EIO", "EISDIR", "ELOOP", "EMFILE", "ENFILE", "ENOENT", "ENOMEM", "ENOTDIR"), 0),
+    "statx": dict.fromkeys(("EACCES", "ENOENT", "ENOMEM"), 0),
+    "read": {"EINTR": 0, **dict.fromkeys(("EIO", "EAGAIN", "EISDIR"), 1)},
 }
 # At its start, hawkey either does without what failed or says in one sentence why it cannot run.
 STARTING = {
@@ -88,6 +91,8 @@ STARTING = {
     "setsockopt": ("ENOPROTOOPT", "ENOMEM", "ENOBUFS"),
     "bind": ("EADDRINUSE", "EADDRNOTAVAIL", "EACCES", "ELOOP", "ENAMETOOLONG", "ENOENT", "ENOMEM", "ENOTDIR", "EROFS"),
     "listen": ("EADDRINUSE", "EOPNOTSUPP"),
+    # The mode of the control socket.
+    "fchmod": ("EACCES", "EIO", "ELOOP", "ENOMEM", "EPERM", "EROFS"),
     "getsockname": ("ENOBUFS",),
     # Whether anybody listens behind a Unix socket's file.
     "connect": ("EACCES", "EAGAIN", "ECONNREFUSED", "EINTR", "ENOENT", "ENOMEM", "EPERM", "EPROTOTYPE"),
@@ -140,7 +145,7 @@ LOG = {
 # After a write with one of these a line may come late; after others it may be lost.
 LATE_LINES = ("EAGAIN", "EINTR")
 # What the manual pages know no errors for that could happen here.
-NEVER_FAIL = {"rt_sigaction", "rt_sigreturn", "exit_group", "sigaltstack", "restart_syscall"}
+NEVER_FAIL = {"getpid", "rt_sigaction", "rt_sigreturn", "exit_group", "sigaltstack", "restart_syscall"}
 
 CONFIGURATION = """
 listen = ["127.0.0.1:0", "unix:{folder}/hawkey.sock"]
@@ -178,7 +183,7 @@ class Scene:
         with socket.socket(socket.AF_UNIX) as left_over:
             left_over.bind(f"{stage.folder}/hawkey.sock")
         strace = ["strace", "-D", *self.tracing(traced, injected)] if traced else []
-        self.hawkey = stage.start("hawkey", [*strace, binary, "-c", configuration], log_to, **environment)
+        self.hawkey = stage.start("hawkey", [*strace, binary, "--control", f"{stage.folder}/control.sock", "-c", configuration], log_to, **environment)
 
     def tracing(self, traced, injected=None):
         """The options of an strace of these calls."""

@@ -149,7 +149,7 @@ def full(connections, stage, verdicts):
     origins, (tcp, _) = origins_elsewhere(stage, stage.folder / "origin.sock")
     configuration = stage.folder / "full.toml"
     configuration.write_text(FULL.format(tcp=tcp, connections=connections))
-    program = stage.start("hawkey", ["prlimit", "--nofile=256:256", stage.tools.hawkey, "-c", configuration])
+    program = stage.start("hawkey", ["prlimit", "--nofile=256:256", stage.tools.hawkey, "--control", "off", "-c", configuration])
     address = program.says(r"\blistening=(127\.0\.0\.1:\d+)", "err").group(1)
     stage.endings.callback(end_well, program)
     process = pathlib.Path(f"/proc/{program.process.pid}")

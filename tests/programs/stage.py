@@ -114,11 +114,11 @@ class Stage:
     def hawkey(self, *routes, configuration=None):
         """Starts hawkey with these routes, or with this configuration, and waits until it listens."""
         if configuration is None:
-            command = [self.tools.hawkey, "127.0.0.1:0", *routes]
+            command = [self.tools.hawkey, "--control", "off", "127.0.0.1:0", *routes]
         else:
             path = self.folder / f"hawkey-{len(self.programs)}.toml"
             path.write_text(configuration)
-            command = [self.tools.hawkey, "-c", path]
+            command = [self.tools.hawkey, "--control", "off", "-c", path]
         program = self.start("hawkey", command)
         program.address = program.says(r"\blistening=(127\.0\.0\.1:\d+)", "err").group(1)
         self.endings.callback(end_well, program)

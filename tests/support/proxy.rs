@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -52,6 +52,15 @@ impl Proxy {
         Proxy::launch(config, LogPipe::Collected, |config| {
             let mut command = hawkey();
             command.arg("-c").arg(config);
+            command
+        })
+    }
+
+    /// The same, with a control socket, beside the configuration.
+    pub fn controlled(config: &str) -> Proxy {
+        Proxy::launch(config, LogPipe::Collected, |config| {
+            let mut command = program();
+            command.arg("--control").arg(config.with_extension("sock")).arg("-c").arg(config);
             command
         })
     }
@@ -123,6 +132,36 @@ impl Proxy {
         let status = proxy.wait();
         collected.join().expect("standard error is read");
         (status.code(), proxy.log().join("\n"))
+    }
+
+    /// The control socket of a [`controlled`](Proxy::controlled) proxy.
+    pub fn control(&self) -> PathBuf {
+        self.config.with_extension("sock")
+    }
+
+    /// The file of its configuration.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// Writes its configuration anew, which it is not told.
+    pub fn configure(&self, config: &str) {
+        std::fs::write(&*self.config, with_listener(config)).expect("the configuration can be written");
+    }
+
+    /// What a `hawkey` command says to it: the exit code, standard output and standard error.
+    pub fn ask(&self, words: &[&str]) -> (Option<i32>, String, String) {
+        let output = program().args(words).arg("--control").arg(self.control()).output().expect("hawkey starts");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+
+    /// Configures it anew and has it read that, which must succeed; what is told.
+    pub fn reload(&self, config: &str) -> String {
+        self.configure(config);
+        let (code, told, why) = self.ask(&["reload"]);
+        assert_eq!(code, Some(0), "a reload: {why}");
+        told
     }
 
     /// The first TCP address that the process listens on; `[::]` is told as `[::1]`.
@@ -291,15 +330,26 @@ impl Log {
     }
 }
 
-/// The program under test, with nothing of the tests' own environment that could change what it logs.
+/// The program under test, with nothing of the tests' own environment that could change what it logs, and without a control socket.
 pub fn hawkey() -> Command {
+    let mut command = program();
+    command.args(["--control", "off"]);
+    command
+}
+
+/// The same, with a control socket where it says.
+pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hawkey"));
     command.env_remove("RUST_LOG");
     command
 }
 
 fn config_file(text: &str) -> TempPath {
+    TempPath::file(".toml", &with_listener(text))
+}
+
+fn with_listener(text: &str) -> String {
     let listens = text.lines().any(|line| line.trim_start().starts_with("listen"));
     let listen = if listens { "" } else { "listen = [\"127.0.0.1:0\"]\n" };
-    TempPath::file(".toml", &format!("{listen}{text}"))
+    format!("{listen}{text}")
 }

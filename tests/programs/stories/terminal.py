@@ -25,7 +25,7 @@ def set_stage(stage):
                 seen.extend(some)
         return re.search(pattern, seen)
 
-    command = ["sh", "-c", 'exec "$0" "$@" 2>"$TERMINAL"', stage.tools.hawkey, "127.0.0.1:0", "/elsewhere=127.0.0.1:1"]
+    command = ["sh", "-c", 'exec "$0" "$@" 2>"$TERMINAL"', stage.tools.hawkey, "--control", "off", "127.0.0.1:0", "/elsewhere=127.0.0.1:1"]
     program = stage.start("hawkey", command, TERMINAL=os.ttyname(inside))
     found = wait_until("hawkey listens", lambda: look(rb"\blistening=(127\.0\.0\.1:\d+)"))
     os.close(inside)

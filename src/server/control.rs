@@ -1,0 +1,288 @@
+//! The control socket: where a running hawkey is asked something by the user that it runs as, or by root.
+//!
+//! A connection carries one request and its answer, each one JSON object on a line: `{"protocol":1,"ask":"status"}`. What is asked is
+//! understood here and answered elsewhere: whoever takes a [`next_request`](Control::next_request) has the connection with it, and
+//! gives it back with an [`answer`](Control::answer), or keeps it. Nothing here waits, and all of it is bounded.
+
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use jzon::{JsonValue, object};
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use socket2::Socket as RawSocket;
+
+use crate::os::{descriptors, errors, peers};
+use crate::server::listener::{self, BindError};
+
+/// The version that both ends of a control connection must be of. It stands in every request and every answer.
+pub const PROTOCOL: u64 = 1;
+
+/// Bytes of a request with its line end. The longest that there is has less than a tenth of that.
+const REQUEST_BYTES_MAX: usize = 1024;
+/// Connections at once. Who comes after them waits in the kernel; a person asks on one at a time.
+const CONNECTIONS_MAX: usize = 16;
+/// From the accept until the answer has been taken. A program needs no millisecond for it; a person who types needs less.
+const CONVERSATION_MAX: Duration = Duration::from_secs(10);
+/// How soon accepting is tried again for which there was no descriptor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// How things stand.
+    Status,
+    /// To read the configuration again.
+    Reload,
+    /// To stop in peace; asked again, at once.
+    Stop,
+}
+
+/// The socket, its file, and who is connected.
+#[derive(Debug)]
+pub struct Control {
+    /// `None` once nobody is taken any more.
+    door: Option<Door>,
+    connections: Vec<Connection>,
+    /// Something has happened that is not attended to yet.
+    is_stirred: bool,
+    /// When accepting is tried again.
+    accept_again: Option<Instant>,
+}
+
+/// A listening socket, whose file goes with it.
+#[derive(Debug)]
+struct Door {
+    socket: RawSocket,
+    path: PathBuf,
+}
+
+/// Somebody who asks.
+#[derive(Debug)]
+pub struct Connection {
+    stream: UnixStream,
+    /// What has come of the request.
+    request: Vec<u8>,
+    /// What has not left of the answer, once there is one.
+    answer: Option<Vec<u8>>,
+    /// When it is closed at the latest.
+    until: Instant,
+}
+
+impl Control {
+    /// Listens at `path` from here on.
+    pub fn bind(path: &Path) -> Result<Control, BindError> {
+        let bound = listener::bind_unix(path, |socket| peers::keep_private(socket));
+        let socket =
+            bound.map_err(|error| BindError::of_path(format!("the control socket {}", path.display()), error))?;
+        let door = Door { socket, path: path.to_path_buf() };
+        Ok(Control { door: Some(door), connections: Vec::new(), is_stirred: false, accept_again: None })
+    }
+
+    /// Asks for the events of the socket, and tells the log where it is. Its connections have the same token: they are few enough to
+    /// be looked at together.
+    pub fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
+        let Some(door) = &self.door else { return Ok(()) };
+        registry.register(&mut SourceFd(&door.socket.as_raw_fd()), token, Interest::READABLE)?;
+        log::info!("control={}", door.path.display());
+        Ok(())
+    }
+
+    /// Takes nobody in any more, and leaves the path to whoever comes next.
+    pub fn close(&mut self) {
+        self.door = None;
+    }
+
+    /// Something has happened.
+    pub fn stir(&mut self) {
+        self.is_stirred = true;
+    }
+
+    /// When there is something to do without an event.
+    pub fn next_due(&self, now: Instant) -> Option<Instant> {
+        let stirred = self.is_stirred.then_some(now);
+        let ends = self.connections.iter().map(|connection| connection.until);
+        ends.chain(self.accept_again).chain(stirred).min()
+    }
+
+    /// Accepts, reads and writes as far as that goes, and drops who is late.
+    pub fn attend(&mut self, registry: &Registry, token: Token, now: Instant) {
+        self.is_stirred = false;
+        self.accept_again = None;
+        self.accept(registry, token, now);
+        self.connections.iter_mut().for_each(Connection::read);
+        self.sweep(now);
+    }
+
+    /// A request that has come whole, and who asks.
+    pub fn next_request(&mut self) -> Option<(Connection, Request)> {
+        while let Some(place) = self.connections.iter().position(Connection::has_asked) {
+            let connection = self.connections.swap_remove(place);
+            match understood(&connection.request) {
+                Ok(request) => return Some((connection, request)),
+                Err(sentence) => self.answer(connection, Err(sentence)),
+            }
+        }
+        None
+    }
+
+    /// Answers who asked: with what was asked for, or with a sentence on why it cannot be.
+    pub fn answer(&mut self, mut connection: Connection, answer: Result<JsonValue, String>) {
+        let mut answer = answer.unwrap_or_else(|sentence| object! { "error": sentence });
+        // It is an object, and takes any key.
+        let _ = answer.insert("protocol", PROTOCOL);
+        let mut line = answer.dump().into_bytes();
+        line.push(b'\n');
+        connection.answer = Some(line);
+        connection.write();
+        if connection.is_over() {
+            self.stir();
+        } else {
+            self.connections.push(connection);
+        }
+    }
+
+    fn accept(&mut self, registry: &Registry, token: Token, now: Instant) {
+        while self.connections.len() < CONNECTIONS_MAX {
+            let Some(door) = &self.door else { return };
+            let stream = match descriptors::accept(door.socket.as_fd()) {
+                Ok((stream, _)) => UnixStream::from(stream),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted || errors::is_of_the_connection(&error) => {
+                    continue;
+                }
+                Err(error) => {
+                    log::warn!("event=control-paused why=\"{error}\"");
+                    self.accept_again = Some(now + ACCEPT_PAUSE);
+                    return;
+                }
+            };
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            let watched = registry.register(&mut SourceFd(&stream.as_raw_fd()), token, interest);
+            let connection = Connection { stream, request: Vec::new(), answer: None, until: now + CONVERSATION_MAX };
+            match watched.and_then(|()| peers::is_ours(&connection.stream)) {
+                Ok(true) => self.connections.push(connection),
+                Ok(false) => {
+                    log::warn!("event=control-refused why=\"another user asked on the control socket\"");
+                    let sentence = "only root and the user that hawkey runs as may ask here";
+                    self.answer(connection, Err(sentence.to_owned()));
+                }
+                Err(error) => log::warn!("event=control-refused why=\"{error}\""),
+            }
+        }
+    }
+
+    /// Writes what waits, and drops who has been served, is late or has left.
+    fn sweep(&mut self, now: Instant) {
+        let before = self.connections.len();
+        self.connections.iter_mut().for_each(Connection::write);
+        self.connections.retain(|connection| !connection.is_over() && connection.until > now);
+        // Somebody may wait for a place.
+        self.is_stirred |= before == CONNECTIONS_MAX && self.connections.len() < before;
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Connection {
+    /// Reads as much as a request may have.
+    fn read(&mut self) {
+        let mut bytes = [0; REQUEST_BYTES_MAX];
+        while !self.has_asked() && self.answer.is_none() {
+            // Never empty: as much would be a request.
+            let room = bytes.get_mut(self.request.len()..).unwrap_or_default();
+            match self.stream.read(room) {
+                Ok(0) => return self.leave(),
+                Ok(n) => self.request.extend_from_slice(room.get(..n).unwrap_or_default()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => return self.leave(),
+            }
+        }
+    }
+
+    /// Whether a request is there, or as much as none may have.
+    fn has_asked(&self) -> bool {
+        self.answer.is_none() && (self.request.contains(&b'\n') || self.request.len() >= REQUEST_BYTES_MAX)
+    }
+
+    fn write(&mut self) {
+        let Some(answer) = &mut self.answer else { return };
+        while !answer.is_empty() {
+            match self.stream.write(answer) {
+                Ok(n) => drop(answer.drain(..n)),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => return self.leave(),
+            }
+        }
+    }
+
+    /// Who has left waits for nothing.
+    fn leave(&mut self) {
+        self.answer = Some(Vec::new());
+    }
+
+    fn is_over(&self) -> bool {
+        self.answer.as_ref().is_some_and(Vec::is_empty)
+    }
+}
+
+/// What the line at the front of `bytes` asks for, or a sentence on why that cannot be said.
+fn understood(bytes: &[u8]) -> Result<Request, String> {
+    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
+        return Err(format!("a request has at most {REQUEST_BYTES_MAX} bytes"));
+    };
+    let line = bytes.get(..end).and_then(|line| std::str::from_utf8(line).ok()).ok_or("a request is UTF-8 text")?;
+    let request = jzon::parse(line).map_err(|error| format!("a request is one JSON object on a line: {error}"))?;
+    match request["protocol"].as_u64() {
+        Some(PROTOCOL) => {}
+        Some(other) => {
+            return Err(format!("this hawkey speaks version {PROTOCOL} of the control protocol, not {other}"));
+        }
+        None => return Err(format!("a request has a version, as in {{\"protocol\":{PROTOCOL},\"ask\":\"status\"}}")),
+    }
+    match request["ask"].as_str() {
+        Some("status") => Ok(Request::Status),
+        Some("reload") => Ok(Request::Reload),
+        Some("stop") => Ok(Request::Stop),
+        _ => Err("this hawkey can be asked for status, reload and stop".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_understood_or_a_sentence_says_why_not() {
+        let asked = |line: &str| understood(format!("{line}\n").as_bytes());
+        assert_eq!(asked(r#"{"protocol":1,"ask":"status"}"#), Ok(Request::Status));
+        assert_eq!(asked(r#" { "ask": "reload", "more": [1], "protocol": 1 } "#), Ok(Request::Reload));
+        assert_eq!(asked(r#"{"protocol":1,"ask":"stop"}"#), Ok(Request::Stop));
+        let deep = "[".repeat(1000);
+        for (line, part) in [
+            ("", "one JSON object"),
+            ("status", "one JSON object"),
+            (deep.as_str(), "one JSON object"),
+            ("[1]", "has a version"),
+            (r#"{"ask":"status"}"#, "has a version"),
+            (r#"{"protocol":"1","ask":"status"}"#, "has a version"),
+            (r#"{"protocol":2,"ask":"status"}"#, "version 1 of the control protocol, not 2"),
+            (r#"{"protocol":1}"#, "status, reload and stop"),
+            (r#"{"protocol":1,"ask":"dance"}"#, "status, reload and stop"),
+        ] {
+            let sentence = asked(line).expect_err(line);
+            assert!(sentence.contains(part), "`{line}`: expected `{part}` in: {sentence}");
+        }
+        assert!(understood(b"\xff\n").unwrap_err().contains("UTF-8"));
+        assert!(understood(&[b' '; REQUEST_BYTES_MAX]).unwrap_err().contains("at most 1024 bytes"));
+    }
+}
