@@ -17,7 +17,7 @@ use std::{env, fs, path};
 
 use arguments::{Arguments, Command, Source};
 use hawkey::config::Control;
-use hawkey::{Config, ConfigError, Server};
+use hawkey::{Config, ConfigError, Server, Supervisor};
 
 fn main() -> ExitCode {
     let outcome = match arguments::parse(env::args_os().skip(1)) {
@@ -76,7 +76,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let config = configuration(&arguments)?;
     hawkey::start_log(arguments.log.as_deref()).map_err(Failure::Usage)?;
     let cannot = |error: hawkey::BindError| Failure::Run(error.to_string());
-    let mut server = Server::bind(config).map_err(cannot)?;
+    let mut server = Server::bind_under(Supervisor::from_environment(), config).map_err(cannot)?;
     server.open_control().map_err(cannot)?;
     server.reload_by(name(&arguments.source), move || match &arguments.source {
         Source::File(_) => configuration(&arguments).map_err(|failure| match failure {

@@ -1,9 +1,10 @@
 //! What the operating system offers beyond mio and socket2: signals as readiness, one-call accept, the descriptor limit, who is at
-//! the other end of a Unix socket, splice, and writing that never waits. Nothing of ours is in here.
+//! the other end of a Unix socket, splice, writing that never waits, and what a service manager is told. Nothing of ours is in here.
 
 pub mod descriptors;
 pub mod errors;
 pub mod nonblocking;
+pub mod notify;
 pub mod peers;
 pub mod pipe;
 pub mod signals;

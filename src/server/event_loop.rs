@@ -29,6 +29,7 @@ use crate::server::listener::Listener;
 use crate::server::pair::{Budget, Driven, Net, Pair};
 use crate::server::source::Source;
 use crate::server::stop::StopFlag;
+use crate::server::supervisor::Supervisor;
 use crate::server::table::{self, Holder, PairKey, TABLE_BYTES, Table};
 use crate::server::upstreams::{Keeping, Upstreams};
 
@@ -73,6 +74,7 @@ pub struct EventLoop {
     control_asked: ControlAsked,
     source: Source,
     since: SystemTime,
+    supervisor: Supervisor,
     stop: Arc<StopFlag>,
     /// A signal or a handle has woken the loop.
     is_asked: bool,
@@ -100,7 +102,7 @@ pub struct EventLoop {
 impl EventLoop {
     /// The loop of a server that listens already.
     pub fn new(server: Server) -> io::Result<EventLoop> {
-        let Server { config, poll, mut listeners, signals, control, source, stop, .. } = server;
+        let Server { config, poll, mut listeners, signals, control, source, stop, supervisor, .. } = server;
         let now = Instant::now();
         let mut next_listener = LISTENERS;
         for listener in &mut listeners {
@@ -131,6 +133,7 @@ impl EventLoop {
             control_asked: config.control,
             source,
             since: SystemTime::now(),
+            supervisor,
             stop,
             // What came before the loop began has woken nobody.
             is_asked: true,
@@ -153,6 +156,7 @@ impl EventLoop {
 
     /// Turns until the process is asked to stop and nothing is left to do.
     pub fn run(mut self) -> io::Result<()> {
+        self.supervisor.ready(&self.listeners);
         self.lines_wait = journal::flush();
         while !self.is_done() {
             self.turn()?;
@@ -185,7 +189,8 @@ impl EventLoop {
             let lines = self.lines_wait.then(|| self.turn.now + LINES_RETRY);
             let mut timeout = self.deadlines.next_in();
             let control = self.control.as_ref().and_then(|control| control.next_due(self.turn.now));
-            for wake in [self.net.upstreams.next_due(), paused, lines, control, self.stop_by] {
+            let watch = self.supervisor.next_due();
+            for wake in [self.net.upstreams.next_due(), paused, lines, control, watch, self.stop_by] {
                 let wait = wake.map(|instant| instant.saturating_duration_since(self.turn.now));
                 timeout = [timeout, wait].into_iter().flatten().min();
             }
@@ -233,6 +238,7 @@ impl EventLoop {
     }
 
     fn act(&mut self) {
+        self.supervisor.keep_watch(self.turn.now);
         self.heed();
         if self
             .control
@@ -380,6 +386,7 @@ impl EventLoop {
     /// No more clients; idle sessions end now, the others when their exchanges do, all of them when the time is over.
     fn begin_to_stop(&mut self) {
         log::info!("stopping sessions={} drain_ms={}", self.pairs.len(), self.drain.as_millis());
+        self.supervisor.stopping(self.pairs.len(), self.drain);
         for index in 0..self.listeners.len() {
             self.accept_all(index);
         }

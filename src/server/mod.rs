@@ -11,6 +11,7 @@ mod pair;
 mod socket;
 mod source;
 mod stop;
+mod supervisor;
 mod table;
 mod upstreams;
 
@@ -32,6 +33,7 @@ pub use crate::server::control::PROTOCOL as CONTROL_PROTOCOL;
 pub use crate::server::journal::start as start_log;
 pub use crate::server::listener::BindError;
 pub use crate::server::stop::Handle;
+pub use crate::server::supervisor::Supervisor;
 
 /// A proxy that listens: clients may connect from here on, and are answered once it [runs](Server::run).
 #[derive(Debug)]
@@ -43,6 +45,7 @@ pub struct Server {
     signals: Option<Signals>,
     control: Option<Control>,
     source: Source,
+    supervisor: Supervisor,
     stop: Arc<StopFlag>,
     handle: Handle,
 }
@@ -54,6 +57,15 @@ impl Server {
     ///
     /// One clear sentence about the first listener that cannot be bound; the others are let go again.
     pub fn bind(config: Config) -> Result<Server, BindError> {
+        Server::bind_under(Supervisor::nobody(), config)
+    }
+
+    /// The same under `supervisor`, which is told when clients are served, when that ends, and in between that the loop turns.
+    ///
+    /// # Errors
+    ///
+    /// As for [`bind`](Server::bind).
+    pub fn bind_under(supervisor: Supervisor, config: Config) -> Result<Server, BindError> {
         let listeners = config.listen.iter().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
         let addresses = listeners.iter().map(|listener| listener.address().clone()).collect();
         let (poll, waker) = Poll::new()
@@ -62,7 +74,18 @@ impl Server {
         let stop = Arc::new(StopFlag::default());
         let handle = Handle::new(stop.clone(), waker);
         let source = Source::default();
-        Ok(Server { config, poll, listeners, addresses, signals: None, control: None, source, stop, handle })
+        Ok(Server {
+            config,
+            poll,
+            listeners,
+            addresses,
+            signals: None,
+            control: None,
+            source,
+            supervisor,
+            stop,
+            handle,
+        })
     }
 
     /// Where it listens, in the order of the configuration, with the ports that the kernel gave.

@@ -86,12 +86,7 @@ impl Proxy {
     /// A proxy by a command that is given the path of the configuration.
     pub fn launch(config: &str, pipe: LogPipe, command: impl FnOnce(&std::path::Path) -> Command) -> Proxy {
         let config = config_file(config);
-        let mut child = command(&config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("hawkey starts");
+        let mut child = command(&config).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("hawkey starts");
         let stderr = child.stderr.take().expect("standard error is a pipe");
         let log = Arc::new(Log::default());
         let reader = Arc::clone(&log);
@@ -227,6 +222,19 @@ impl Proxy {
         value
     }
 
+    /// How often the process has gone to sleep and been woken.
+    pub fn wake_ups(&self) -> u64 {
+        let status = self.proc_file("status");
+        let line =
+            status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).expect("a line for switches");
+        line.trim().parse().expect("a number of switches")
+    }
+
+    /// The process's number.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Asks the process to stop, as a service manager does.
     pub fn stop(&self) {
         self.signal(Signal::TERM);
@@ -330,7 +338,7 @@ impl Log {
     }
 }
 
-/// The program under test, with nothing of the tests' own environment that could change what it logs, and without a control socket.
+/// The program under test, with nothing of the tests' own environment that could change what it does, and without a control socket.
 pub fn hawkey() -> Command {
     let mut command = program();
     command.args(["--control", "off"]);
@@ -340,7 +348,7 @@ pub fn hawkey() -> Command {
 /// The same, with a control socket where it says.
 pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hawkey"));
-    command.env_remove("RUST_LOG");
+    command.env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET").stdin(Stdio::null());
     command
 }
 

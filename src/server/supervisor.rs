@@ -1,0 +1,99 @@
+//! Who started the process and watches it, and what it is told.
+//!
+//! The environment says whether there is one, and is read once. Nothing here waits; what cannot be told is noted in the log.
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use crate::os::notify::{self, Manager, News};
+use crate::server::listener::Listener;
+
+/// The supervisor of a process: a service manager that speaks as systemd does, or nobody.
+#[derive(Debug, Default)]
+pub struct Supervisor {
+    manager: Option<Manager>,
+    watch: Option<Watch>,
+}
+
+/// Signs of life that it wants.
+#[derive(Clone, Copy, Debug)]
+struct Watch {
+    /// Half of the time that it waits for one.
+    interval: Duration,
+    due: Instant,
+}
+
+impl Supervisor {
+    /// Variables of the environment that are meant for this process alone. A successor that it starts still needs the others.
+    pub const OWN_VARIABLES: [&str; 1] = [notify::WATCHDOG_PID];
+
+    /// Nobody: nothing is told.
+    pub fn nobody() -> Supervisor {
+        Supervisor::default()
+    }
+
+    /// The one that the environment tells of (`NOTIFY_SOCKET`, `WATCHDOG_USEC`). A place to tell news that cannot be understood is
+    /// noted in the log.
+    #[cold]
+    pub fn from_environment() -> Supervisor {
+        let manager = Manager::from_environment().unwrap_or_else(|error| {
+            log::warn!("event=notify why=\"{}: {error}\"", notify::SOCKET);
+            None
+        });
+        let within = notify::watchdog().filter(|_| manager.is_some());
+        let watch = within.map(|within| Watch { interval: within / 2, due: Instant::now() });
+        Supervisor { manager, watch }
+    }
+
+    /// Clients of `listeners` are served: after the start, and after `reloading`, whatever came of it.
+    #[cold]
+    pub(super) fn ready(&self, listeners: &[Listener]) {
+        let mut status = String::from("Serving on");
+        for listener in listeners {
+            // Writing to a String does not fail.
+            let _ = write!(status, " {}", listener.address());
+        }
+        self.tell(&News::new().ready().status(&status));
+    }
+
+    /// The configuration is read again; `ready` must follow.
+    pub fn reloading(&self) {
+        self.tell(&News::new().reloading().status("Reading the configuration again"));
+    }
+
+    /// No more clients are taken, and `sessions` may end within `drain`.
+    #[cold]
+    pub(super) fn stopping(&self, sessions: usize, drain: Duration) {
+        let status = format!("Stopping within {} s, sessions: {sessions}", drain.as_secs());
+        self.tell(&News::new().stopping().status(&status));
+    }
+
+    /// Process `pid` is the service from now on. Either of the two may say so; the other must not say any more that it stops.
+    pub fn main_pid(&self, pid: u32) {
+        self.tell(&News::new().main_pid(pid));
+    }
+
+    /// When the next sign of life is due, if any is wanted.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.watch.map(|watch| watch.due)
+    }
+
+    /// Gives a sign of life if one is due. Asked once a turn: so a loop that is stuck gives none.
+    pub(super) fn keep_watch(&mut self, now: Instant) {
+        if let Some(watch) = &mut self.watch
+            && watch.due <= now
+        {
+            watch.due = now + watch.interval;
+            self.tell(&News::new().alive());
+        }
+    }
+
+    #[cold]
+    fn tell(&self, news: &News) {
+        if let Some(manager) = &self.manager
+            && let Err(error) = manager.tell(news)
+        {
+            log::warn!("event=notify why=\"the supervisor could not be told: {error}\"");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Under a supervisor: what it is told. The tests are the supervisor.
+
+mod support;
+
+use std::io::ErrorKind;
+use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use support::*;
+
+/// A supervisor that hears what it is told.
+struct Supervisor {
+    socket: UnixDatagram,
+    /// As the environment says it.
+    name: String,
+    _file: Option<TempPath>,
+}
+
+impl Supervisor {
+    fn at_a_path() -> Supervisor {
+        let path = TempPath::new(".notify");
+        let socket = UnixDatagram::bind(&*path).unwrap();
+        Supervisor { socket, name: path.display().to_string(), _file: Some(path) }
+    }
+
+    fn at_an_abstract_name() -> Supervisor {
+        let name = format!("hawkey-supervisor-{}", std::process::id());
+        let socket = UnixDatagram::bind_addr(&UnixAddress::from_abstract_name(&name).unwrap()).unwrap();
+        Supervisor { socket, name: format!("@{name}"), _file: None }
+    }
+
+    /// Starts hawkey with this configuration and these variables beside.
+    fn start(&self, config: &str, variables: &[(&str, &str)]) -> Proxy {
+        Proxy::launch(config, LogPipe::Collected, |config| {
+            let mut command = hawkey();
+            command.arg("-c").arg(config).env("NOTIFY_SOCKET", &self.name).envs(variables.iter().copied());
+            command
+        })
+    }
+
+    /// What it is told next, which must come.
+    fn hears(&self) -> String {
+        self.hears_within(PATIENCE).expect("the supervisor is told something")
+    }
+
+    fn hears_within(&self, patience: Duration) -> Option<String> {
+        let mut bytes = [0; 4096];
+        self.socket.set_read_timeout(Some(patience)).unwrap();
+        match self.socket.recv(&mut bytes) {
+            Ok(n) => Some(String::from_utf8(bytes[..n].to_vec()).unwrap()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn hears_nothing(&self) {
+        assert_eq!(self.hears_within(A_WHILE), None);
+    }
+}
+
+fn to(origin: &Origin) -> String {
+    format!("[[route]]\nmatch = \"/\"\nto = \"{origin}\"\n")
+}
+
+#[test]
+fn it_is_told_when_clients_are_served_and_when_the_end_begins() {
+    for supervisor in [Supervisor::at_a_path(), Supervisor::at_an_abstract_name()] {
+        let origin = Origin::by_hand();
+        // An address that is known before hawkey is there: READY alone says when to connect.
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let listen = format!("listen = \"{address}\"\n{}", to(&origin));
+        let mut proxy = std::thread::scope(|scope| {
+            let starting = scope.spawn(|| supervisor.start(&listen, &[]));
+            assert_eq!(supervisor.hears(), format!("READY=1\nSTATUS=Serving on {address}\n"));
+            std::net::TcpStream::connect(address).expect("clients are taken once READY is told");
+            starting.join().unwrap()
+        });
+        let mut client = Client::connect(&proxy);
+        client.ask("GET /", &[], "");
+        let mut upstream = origin.accept();
+        upstream.request();
+        supervisor.hears_nothing();
+        proxy.stop();
+        assert_eq!(supervisor.hears(), "STOPPING=1\nSTATUS=Stopping within 30 s, sessions: 1\n");
+        upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(client.response().status(), 200);
+        assert_eq!(proxy.wait().code(), Some(0));
+        supervisor.hears_nothing();
+    }
+}
+
+#[test]
+fn a_start_that_fails_is_not_told_as_ready() {
+    let supervisor = Supervisor::at_a_path();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
+    let ended = hawkey().args([&listen, "/=127.0.0.1:1"]).env("NOTIFY_SOCKET", &supervisor.name).output().unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    supervisor.hears_nothing();
+}
+
+#[test]
+fn a_watchdog_hears_of_it_twice_within_its_time_and_nobody_else_wakes_it() {
+    let supervisor = Supervisor::at_a_path();
+    let origin = Origin::saying("ok");
+    let watched = supervisor.start(&to(&origin), &[("WATCHDOG_USEC", "1000000")]);
+    assert!(supervisor.hears().starts_with("READY=1\n"));
+    assert_eq!(supervisor.hears(), "WATCHDOG=1\n");
+    let begun = Instant::now();
+    for _ in 0..4 {
+        assert_eq!(supervisor.hears(), "WATCHDOG=1\n");
+    }
+    let took = begun.elapsed();
+    assert!((1900..4000).contains(&took.as_millis()), "four signs of life, one every half second, took {took:?}");
+    drop(watched);
+
+    // Without one, or with one that is meant for another process, there is nothing to wake up for.
+    for variables in [&[][..], &[("WATCHDOG_USEC", "100000"), ("WATCHDOG_PID", "1")]] {
+        let proxy = supervisor.start(&to(&origin), variables);
+        assert!(supervisor.hears().starts_with("READY=1\n"));
+        supervisor.hears_nothing();
+        let before = proxy.wake_ups();
+        std::thread::sleep(Duration::from_secs(1));
+        assert_eq!(proxy.wake_ups(), before, "an idle process sleeps, with {variables:?}");
+    }
+}
+
+#[test]
+fn nobody_hears_of_a_process_that_was_told_of_nobody() {
+    let origin = Origin::saying("ok");
+    let proxy = Proxy::launch(&to(&origin), LogPipe::Collected, |config| {
+        let mut command = hawkey();
+        command.arg("-c").arg(config).env("NOTIFY_SOCKET", "").env("WATCHDOG_USEC", "100000");
+        command
+    });
+    assert_eq!(Client::connect(&proxy).get("/").status(), 200);
+    // With a supervisor there is one descriptor more: the socket by which it is told.
+    let told = Supervisor::at_a_path().start(&to(&origin), &[]);
+    assert_eq!(Client::connect(&told).get("/").status(), 200);
+    eventually("one descriptor less", || proxy.descriptors() + 1 == told.descriptors());
+}
+
+#[test]
+fn a_supervisor_that_cannot_be_told_is_a_line_in_the_log() {
+    let origin = Origin::saying("ok");
+    let nobody = TempPath::new(".nobody").display().to_string();
+    for (name, why) in [(&*nobody, "could not be told"), ("vsock:2:1", "NOTIFY_SOCKET: neither a path nor")] {
+        let proxy = Proxy::launch(&to(&origin), LogPipe::Collected, |config| {
+            let mut command = hawkey();
+            command.arg("-c").arg(config).env("NOTIFY_SOCKET", name);
+            command
+        });
+        proxy.wait_for_log(&["level=warn event=notify", why]);
+        assert_eq!(Client::connect(&proxy).get("/").status(), 200);
+    }
+}
+
+#[test]
+fn an_embedded_server_tells_nobody() {
+    const INSIDE: &str = "HAWKEY_TESTS_EMBED";
+    if std::env::var_os(INSIDE).is_some() {
+        let config = hawkey::Config::new().listen("127.0.0.1:0").unwrap().route("/", ["127.0.0.1:1"]).unwrap();
+        let server = hawkey::Server::bind(config).unwrap();
+        server.handle().stop().unwrap();
+        return server.run().unwrap();
+    }
+    let supervisor = Supervisor::at_a_path();
+    let ended = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "an_embedded_server_tells_nobody"])
+        .env(INSIDE, "1")
+        .env("NOTIFY_SOCKET", &supervisor.name)
+        .stdout(Stdio::null())
+        .status();
+    assert!(ended.unwrap().success());
+    supervisor.hears_nothing();
+}
