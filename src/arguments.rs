@@ -29,7 +29,8 @@ examples:
 
 words:
   LISTEN    where clients come in: :8080 (every address, both IP families),
-            127.0.0.1:8080, [::1]:8080, unix:/path. Port 0: the kernel chooses
+            127.0.0.1:8080, [::1]:8080, unix:/path, systemd:NAME (sockets passed by
+            that name). Port 0: the kernel chooses
   MATCH     which requests: /, /api, example.com, example.com/api, *.example.com/api.
             /api is /api, /api/ and /api/x, never /apix. The longest match wins,
             host before path

@@ -76,7 +76,8 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let config = configuration(&arguments)?;
     hawkey::start_log(arguments.log.as_deref()).map_err(Failure::Usage)?;
     let cannot = |error: hawkey::BindError| Failure::Run(error.to_string());
-    let mut server = Server::bind_under(Supervisor::from_environment(), config).map_err(cannot)?;
+    let supervisor = Supervisor::from_environment().map_err(cannot)?;
+    let mut server = Server::bind_under(supervisor, config).map_err(cannot)?;
     server.open_control().map_err(cannot)?;
     server.reload_by(name(&arguments.source), move || match &arguments.source {
         Source::File(_) => configuration(&arguments).map_err(|failure| match failure {

@@ -84,7 +84,7 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: "os",
         names: &[],
-        crates: &["rustix", "signal_hook"],
+        crates: &["rustix", "sd_listen_fds", "signal_hook"],
         never: &[],
         never_words: &[],
         never_in_strings: &["\\r\\n", "HTTP/"],

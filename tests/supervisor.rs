@@ -1,11 +1,13 @@
-//! Under a supervisor: what it is told. The tests are the supervisor.
+//! Under a supervisor: what it is told, and the sockets that it passes. The tests are the supervisor.
 
 mod support;
 
 use std::io::ErrorKind;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram, UnixListener, UnixStream};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -176,4 +178,111 @@ fn an_embedded_server_tells_nobody() {
         .status();
     assert!(ended.unwrap().success());
     supervisor.hears_nothing();
+}
+
+/// hawkey with `config`, and with `socket` passed as a supervisor passes one that it calls `name`.
+fn passing(socket: impl Into<OwnedFd>, name: &str, config: &Path) -> Command {
+    let mut command = Command::new("sh");
+    let run = "export LISTEN_PID=$$; exec \"$0\" -c \"$1\" 3<&0 </dev/null";
+    command.args(["-c", run, env!("CARGO_BIN_EXE_hawkey")]).arg(config).stdin(Stdio::from(socket.into()));
+    command.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", name).env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");
+    command
+}
+
+/// What hawkey says that it cannot run because of.
+fn refuses(socket: impl Into<OwnedFd>, config: &str) -> String {
+    let config = TempPath::file(".toml", &format!("{config}\n[[route]]\nmatch = \"/\"\nto = \"127.0.0.1:1\"\n"));
+    let ended = passing(socket, "web", &config).output().unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    String::from_utf8(ended.stderr).unwrap()
+}
+
+#[test]
+fn a_passed_socket_is_listened_on_by_its_address_or_by_its_name() {
+    for by_name in [false, true] {
+        let origin = Origin::saying("ok");
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        // Somebody who came before hawkey was there.
+        let waiting = Client::to(address);
+        let listen = if by_name { "systemd:web".to_owned() } else { address.to_string() };
+        let config = format!("listen = \"{listen}\"\n{}", to(&origin));
+        let mut proxy =
+            Proxy::launch(&config, LogPipe::Collected, |config| passing(socket.try_clone().unwrap(), "web", config));
+        assert_eq!(proxy.address(), address);
+        for mut client in [waiting, Client::connect(&proxy)] {
+            assert_eq!(client.get("/").status(), 200);
+        }
+        proxy.stop();
+        assert_eq!(proxy.wait().code(), Some(0));
+        // The supervisor still has it, and clients wait for the next process.
+        std::net::TcpStream::connect(address).unwrap();
+    }
+}
+
+#[test]
+fn the_file_of_a_passed_unix_socket_stays() {
+    let origin = Origin::saying("ok");
+    let path = TempPath::new(".sock");
+    let socket = UnixListener::bind(&*path).unwrap();
+    let config = format!("listen = \"unix:{}\"\n{}", path.display(), to(&origin));
+    let mut proxy =
+        Proxy::launch(&config, LogPipe::Collected, |config| passing(socket.try_clone().unwrap(), "", config));
+    proxy.stop();
+    assert_eq!(proxy.wait().code(), Some(0));
+    UnixStream::connect(&*path).expect("the supervisor still listens");
+}
+
+#[test]
+fn sockets_passed_to_another_process_are_none() {
+    let origin = Origin::saying("ok");
+    let proxy = Proxy::launch(&to(&origin), LogPipe::Collected, |config| {
+        let mut command = hawkey();
+        command.arg("-c").arg(config).env("LISTEN_PID", "1").env("LISTEN_FDS", "1");
+        command
+    });
+    assert_eq!(Client::connect(&proxy).get("/").status(), 200);
+}
+
+#[test]
+fn what_was_passed_and_what_is_configured_must_agree() {
+    let socket = || TcpListener::bind("127.0.0.1:0").unwrap();
+    let unused = socket();
+    let address: SocketAddr = unused.local_addr().unwrap();
+    assert_eq!(
+        refuses(unused, "listen = \"127.0.0.1:0\""),
+        format!(
+            "hawkey: cannot listen on {address}, passed as `web`: no listener of the configuration has this address or this name\n"
+        )
+    );
+    let missing = "hawkey: cannot listen on systemd:other: no socket of this name was passed\n";
+    assert_eq!(refuses(socket(), "listen = [\"systemd:web\", \"systemd:other\"]"), missing);
+    let wrong = "hawkey: cannot listen on the descriptor passed as `web`: it is no stream socket that listens\n";
+    assert_eq!(refuses(UdpSocket::bind("127.0.0.1:0").unwrap(), "listen = \"systemd:web\""), wrong);
+    assert_eq!(
+        refuses(std::net::TcpStream::connect(address_of(&socket())).unwrap(), "listen = \"systemd:web\""),
+        wrong
+    );
+    let file = std::fs::File::open("/dev/null").unwrap();
+    assert!(
+        refuses(file, "listen = \"systemd:web\"")
+            .starts_with("hawkey: cannot listen on the descriptor passed as `web`: ")
+    );
+}
+
+#[test]
+fn an_environment_that_promises_what_was_not_passed_is_one_sentence() {
+    let supervisor = Supervisor::at_a_path();
+    let ended = Command::new("sh")
+        .args(["-c", "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" 127.0.0.1:0 /=127.0.0.1:1", env!("CARGO_BIN_EXE_hawkey")])
+        .env("NOTIFY_SOCKET", &supervisor.name)
+        .output()
+        .unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    let expected = "hawkey: cannot listen on what a supervisor passed: Bad file descriptor (os error 9)\n";
+    assert_eq!(String::from_utf8(ended.stderr).unwrap(), expected);
+}
+
+fn address_of(socket: &TcpListener) -> SocketAddr {
+    socket.local_addr().unwrap()
 }

@@ -3,18 +3,24 @@
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
-use super::Listen;
 use super::error::Flaw;
 use super::pattern::host_name;
+use super::{Listen, PASSED};
 use crate::proxy::policy::{Address, Upstream};
 
 /// The longest path of a Unix socket in bytes: `sun_path` holds 108, the last one zero.
 const UNIX_PATH_BYTES_MAX: usize = 107;
 
-/// `:8080`, `127.0.0.1:8080`, `[::1]:8080`, `unix:/path`.
+/// Names of passed sockets have at most so many bytes in systemd.
+const PASSED_BYTES_MAX: usize = 255;
+
+/// `:8080`, `127.0.0.1:8080`, `[::1]:8080`, `unix:/path`, `systemd:NAME`.
 pub(super) fn listener(text: &str) -> Result<Listen, Flaw> {
     if let Some(path) = text.strip_prefix("unix:") {
         return unix(path).map(Listen::Address);
+    }
+    if let Some(name) = text.strip_prefix(PASSED) {
+        return passed(name).map(Listen::Passed);
     }
     if let Some(port) = text.strip_prefix(':')
         && !port.contains(':')
@@ -100,7 +106,7 @@ pub(super) fn reaches(upstream: &Address, listener: &Listen) -> bool {
         (Address::Tcp(upstream), Listen::EveryAddress(port)) => (upstream, None, *port),
         (Address::Tcp(upstream), Listen::Address(Address::Tcp(own))) => (upstream, Some(own.ip()), own.port()),
         (Address::Unix(upstream), Listen::Address(Address::Unix(own))) => return upstream == own,
-        (Address::Unix(_), _) | (_, Listen::Address(Address::Unix(_))) => return false,
+        (Address::Unix(_), _) | (_, Listen::Address(Address::Unix(_)) | Listen::Passed(_)) => return false,
     };
     let to = upstream.ip().to_canonical();
     // Connecting to the unspecified address is connecting to this machine.
@@ -125,6 +131,8 @@ pub(super) fn overlap(one: &Listen, other: &Listen) -> bool {
             return matches!(address, Address::Tcp(address) if address.port() == *port && *port != 0);
         }
         (Listen::Address(one), Listen::Address(other)) => (one, other),
+        (Listen::Passed(one), Listen::Passed(other)) => return one == other,
+        (Listen::Passed(_), _) | (_, Listen::Passed(_)) => return false,
     };
     match (one, other) {
         (Address::Tcp(one), Address::Tcp(other)) => {
@@ -154,6 +162,16 @@ fn unix(path: &str) -> Result<Address, Flaw> {
     Ok(Address::Unix(PathBuf::from(path)))
 }
 
+/// A name as `FileDescriptorName=` of a socket unit takes it.
+fn passed(name: &str) -> Result<String, Flaw> {
+    let may = |byte| matches!(byte, b' '..=b'~') && byte != b':';
+    if name.is_empty() || name.len() > PASSED_BYTES_MAX || !name.bytes().all(may) {
+        return Err(Flaw::new(format!("`{name}` is not a name of passed sockets"))
+            .help("a socket unit's FileDescriptorName=, or without one the unit's own: `systemd:hawkey.socket`"));
+    }
+    Ok(name.to_owned())
+}
+
 fn without_port(what: &str, ip: IpAddr, example: u16) -> Flaw {
     let flaw = Flaw::new(format!("the {what} `{ip}` has no port"));
     match ip {
@@ -179,7 +197,8 @@ mod tests {
 
     #[test]
     fn listeners() {
-        for text in [":8080", ":0", "127.0.0.1:8080", "[::1]:8080", "0.0.0.0:80", "unix:/run/a=b,c.sock"] {
+        for text in [":8080", ":0", "127.0.0.1:8080", "[::1]:8080", "0.0.0.0:80", "unix:/run/a=b,c.sock", "systemd:web"]
+        {
             assert_eq!(listener(text).map(|listen| listen.to_string()), Ok(text.to_owned()));
         }
         assert_eq!(listener(":80"), Ok(Listen::EveryAddress(80)));
@@ -202,6 +221,9 @@ mod tests {
             ("unix:run/a.sock", "not a whole path"),
             ("unix:", "not a whole path"),
             ("", "expected :8080"),
+            ("systemd:", "`` is not a name"),
+            ("systemd:a:b", "`a:b` is not a name"),
+            ("systemd:ä", "`ä` is not a name"),
         ];
         for (text, part) in cases {
             let told = format!("{:?}", listener(text).expect_err(text));

@@ -15,7 +15,7 @@ use super::error::{ConfigError, Flaw, Placed, Source};
 use super::file::{self, File, Scalar, Texts};
 use super::pattern::pattern;
 use super::quantity;
-use super::{Config, Listen};
+use super::{Config, Listen, PASSED};
 use crate::http::head;
 use crate::proxy::policy::{FaultStatus, Http10, Limits, Policy, Timeouts, Trusted, Upstream, UpstreamId};
 use crate::proxy::route::{HostPattern, Route, RouteTable};
@@ -52,14 +52,14 @@ pub(super) fn words(words: &[&str]) -> Result<Config, ConfigError> {
     for word in words {
         let part = Part { text: word, span: start..start + word.len() };
         start += word.len() + 1;
-        let is_unix = word.starts_with("unix:");
-        if let (false, Some((matching, to))) = (is_unix, part.split('=')) {
+        let is_listener = word.starts_with("unix:") || word.starts_with(PASSED);
+        if let (false, Some((matching, to))) = (is_listener, part.split('=')) {
             routes.push((matching, to));
         } else if word.starts_with('/') {
             let flaw = Flaw::new("expected MATCH=UPSTREAM, as in /chat=127.0.0.1:4000");
             draft.routes_asked += 1;
             draft.flaws.push(flaw.at(part.span));
-        } else if !is_unix && !word.contains(':') && !word.bytes().all(|byte| byte.is_ascii_digit()) {
+        } else if !is_listener && !word.contains(':') && !word.bytes().all(|byte| byte.is_ascii_digit()) {
             let flaw = Flaw::new(format!("`{word}` is neither a listener nor a route"));
             draft.flaws.push(flaw.help("a listener is written :8080, a route /=127.0.0.1:3000").at(part.span));
         } else {
@@ -686,6 +686,20 @@ mod tests {
                 "'[::1]:80'",
                 "",
             ),
+            (
+                "listen = [':80', 'systemd:a:b']",
+                "`a:b` is not a name of passed sockets",
+                (1, 18),
+                "'systemd:a:b'",
+                "FileDescriptorName=",
+            ),
+            (
+                "listen = ['systemd:a', 'systemd:a']",
+                "the listener `systemd:a` is written twice",
+                (1, 24),
+                "'systemd:a'",
+                "first written at line 1, column 11",
+            ),
             ("listen = [80]", "invalid type: integer `80`, expected a string", (1, 11), "80", ""),
             ("listen = 80", "invalid type: integer `80`, expected text or a list of texts", (1, 10), "80", ""),
             (
@@ -758,13 +772,20 @@ error: there is no route
 
     #[test]
     fn a_command_line_says_the_same_in_one_line() {
-        let config =
-            Config::from_words(["/=127.0.0.1:1,127.0.0.1:2", ":8080", "example.com/api=unix:/run/a=b.sock"]).unwrap();
-        let text = "listen = ':8080'\n[[route]]\nmatch = '/'\nto = ['127.0.0.1:1', '127.0.0.1:2']\n\
+        let config = Config::from_words([
+            "/=127.0.0.1:1,127.0.0.1:2",
+            ":8080",
+            "systemd:a=b",
+            "example.com/api=unix:/run/a=b.sock",
+        ])
+        .unwrap();
+        let text = "listen = [':8080', 'systemd:a=b']\n[[route]]\nmatch = '/'\nto = ['127.0.0.1:1', '127.0.0.1:2']\n\
                     [[route]]\nmatch = 'example.com/api'\nto = 'unix:/run/a=b.sock'";
         assert_eq!(config, Config::from_toml(text).unwrap());
-        let built =
-            Config::new().route("example.com/api", ["unix:/run/a=b.sock"]).and_then(|config| config.listen(":8080"));
+        let built = Config::new()
+            .route("example.com/api", ["unix:/run/a=b.sock"])
+            .and_then(|config| config.listen(":8080"))
+            .and_then(|config| config.listen("systemd:a=b"));
         assert_eq!(built.and_then(|config| config.route("/", ["127.0.0.1:1", "127.0.0.1:2"])), Ok(config));
     }
 

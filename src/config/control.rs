@@ -64,7 +64,7 @@ pub fn found() -> Vec<PathBuf> {
     entries.map(|entry| entry.path()).filter(named).collect()
 }
 
-/// By the port of a TCP listener, or by the name of a Unix listener's file without its ending.
+/// By the port of a TCP listener, by the name of a Unix listener's file without its ending, or by the name of a passed socket.
 fn default_name(first: &Listen) -> Option<String> {
     let name = match first {
         Listen::EveryAddress(0) => return None,
@@ -72,6 +72,7 @@ fn default_name(first: &Listen) -> Option<String> {
         Listen::Address(Address::Tcp(address)) if address.port() == 0 => return None,
         Listen::Address(Address::Tcp(address)) => address.port().to_string(),
         Listen::Address(Address::Unix(path)) => path.file_stem()?.to_str()?.to_owned(),
+        Listen::Passed(name) => name.clone(),
     };
     let (front, back) = DEFAULT_NAME;
     Some(format!("{front}{name}{back}"))
@@ -89,6 +90,7 @@ mod tests {
             ("127.0.0.1:0", None),
             (":0", None),
             ("unix:/run/app/web.sock", Some("hawkey-web.sock")),
+            ("systemd:site", Some("hawkey-site.sock")),
         ] {
             let config = crate::Config::new().listen(listen).unwrap();
             assert_eq!(default_name(&config.listen[0]).as_deref(), name, "{listen}");

@@ -166,7 +166,7 @@ mod tests {
     use crate::proxy::policy::Address;
 
     const ALL: &str = r#"
-        listen = [":8080", "127.0.0.1:9000", "[::1]:9001", "unix:/run/\"odd\" \\ \u0007name.sock"]
+        listen = [":8080", "127.0.0.1:9000", "[::1]:9001", "unix:/run/\"odd\" \\ \u0007name.sock", "systemd:web"]
         control = "/run/some where.sock"
         trusted = ["10.0.0.0/8", "unix:", "fd00::/8"]
         fault_status = 502

@@ -79,7 +79,7 @@ impl Config {
         Config::default()
     }
 
-    /// Adds a listener: `:8080`, `127.0.0.1:8080`, `[::1]:8080` or `unix:/path`. Port 0 lets the kernel choose.
+    /// Adds a listener: `:8080`, `127.0.0.1:8080`, `[::1]:8080`, `unix:/path` or `systemd:NAME`. Port 0 lets the kernel choose.
     ///
     /// # Errors
     ///
@@ -145,6 +145,9 @@ impl Config {
     }
 }
 
+/// What the name of sockets that a supervisor passes stands behind.
+const PASSED: &str = "systemd:";
+
 /// Where clients come in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
@@ -152,6 +155,8 @@ pub enum Listen {
     EveryAddress(u16),
     /// One address.
     Address(Address),
+    /// The sockets that a supervisor passes by this name: `systemd:web`.
+    Passed(String),
 }
 
 impl Listen {
@@ -166,6 +171,7 @@ impl fmt::Display for Listen {
         match self {
             Listen::EveryAddress(port) => write!(f, ":{port}"),
             Listen::Address(address) => address.fmt(f),
+            Listen::Passed(name) => write!(f, "{PASSED}{name}"),
         }
     }
 }

@@ -1,15 +1,16 @@
-//! Bind, accept, pause when full.
+//! Bind or take what was passed, accept, pause when full.
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::path::Path;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, SockAddr, Socket as RawSocket, Type};
 
 use crate::config::Listen;
+use crate::os::inherited::Inherited;
 use crate::os::{descriptors, errors};
 use crate::proxy::policy::{Address, ClientAddress};
 use crate::server::socket::{self, Socket};
@@ -23,10 +24,20 @@ pub struct Listener {
     socket: RawSocket,
     listen: Listen,
     address: Address,
+    file: SocketFile,
     /// By which events name it, once it is registered.
     pub token: Token,
     /// Whether an accept is worth a call.
     pub is_ready: bool,
+}
+
+/// Whose the file of a Unix socket is, and so who removes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketFile {
+    /// This process's: it goes with the listener.
+    Ours,
+    /// That of whoever passed the socket.
+    Theirs,
 }
 
 /// Why a listener could not be bound.
@@ -47,6 +58,11 @@ impl BindError {
     pub fn of_path(listen: String, error: io::Error) -> BindError {
         BindError { listen, is_path: true, error }
     }
+
+    /// What was passed cannot be taken.
+    pub fn passed(error: io::Error) -> BindError {
+        BindError { listen: "what a supervisor passed".into(), is_path: false, error }
+    }
 }
 
 impl fmt::Display for BindError {
@@ -61,7 +77,7 @@ impl fmt::Display for BindError {
                 write!(f, "cannot listen on {listen}: permission denied (a port below 1024 needs CAP_NET_BIND_SERVICE)")
             }
             io::ErrorKind::PermissionDenied => write!(f, "cannot listen on {listen}: permission denied"),
-            io::ErrorKind::NotFound => write!(f, "cannot listen on {listen}: there is no such folder"),
+            io::ErrorKind::NotFound if *is_path => write!(f, "cannot listen on {listen}: there is no such folder"),
             _ => write!(f, "cannot listen on {listen}: {error}"),
         }
     }
@@ -71,6 +87,30 @@ impl std::error::Error for BindError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.error)
     }
+}
+
+/// Listens as each of `listen` says: on all of `passed` that it means, which come first, or if there are none on a socket that is
+/// bound now.
+#[cold]
+pub fn listen(listen: &[Listen], passed: Vec<Inherited>) -> Result<Vec<Listener>, BindError> {
+    let mut listeners = Vec::new();
+    let mut is_bound = vec![false; listen.len()];
+    for Inherited { fd, name } in passed {
+        let cannot = |what, error| BindError { listen: format!("{what} passed as `{name}`"), is_path: false, error };
+        let mut listener =
+            Listener::from_fd(fd, SocketFile::Theirs).map_err(|error| cannot("the descriptor".to_owned(), error))?;
+        let Some(index) = listen.iter().position(|listen| listener.is_meant(listen, &name)) else {
+            let error = io::Error::other("no listener of the configuration has this address or this name");
+            return Err(cannot(format!("{},", listener.address), error));
+        };
+        is_bound[index] = true;
+        listener.listen = listen[index].clone();
+        listeners.push(listener);
+    }
+    for (listen, _) in listen.iter().zip(is_bound).filter(|(_, is_bound)| !is_bound) {
+        listeners.push(Listener::bind(listen)?);
+    }
+    Ok(listeners)
 }
 
 impl Listener {
@@ -85,10 +125,12 @@ impl Listener {
             Listen::Address(Address::Unix(path)) => {
                 bind_unix(path, |_| Ok(())).map(|socket| (socket, Address::Unix(path.clone())))
             }
+            Listen::Passed(_) => Err(io::Error::new(io::ErrorKind::NotFound, "no socket of this name was passed")),
         };
         let is_path = matches!(listen, Listen::Address(Address::Unix(_)));
         let (socket, address) = bound.map_err(|error| BindError { listen: listen.to_string(), is_path, error })?;
-        Ok(Listener { socket, listen: listen.clone(), address, token: Token(0), is_ready: false })
+        let (listen, file) = (listen.clone(), SocketFile::Ours);
+        Ok(Listener { socket, listen, address, file, token: Token(0), is_ready: false })
     }
 
     /// Where it was asked to listen.
@@ -96,9 +138,44 @@ impl Listener {
         &self.listen
     }
 
+    /// Listens on a socket that listens already: one that another process has opened.
+    #[cold]
+    pub fn from_fd(fd: OwnedFd, file: SocketFile) -> io::Result<Listener> {
+        let socket = RawSocket::from(fd);
+        if socket.r#type()? != Type::STREAM || !socket.is_listener()? {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no stream socket that listens"));
+        }
+        socket.set_cloexec(true)?;
+        socket.set_nonblocking(true)?;
+        let address = socket.local_addr()?;
+        let address = if let Some(address) = address.as_socket() {
+            set_what_connections_inherit(&socket)?;
+            Address::Tcp(address)
+        } else if let Some(path) = address.as_pathname() {
+            Address::Unix(path.to_path_buf())
+        } else {
+            let name = address.as_abstract_namespace().ok_or(io::ErrorKind::Unsupported)?;
+            Address::Unix(PathBuf::from(format!("@{}", name.escape_ascii())))
+        };
+        let listen = Listen::Address(address.clone());
+        Ok(Listener { socket, listen, address, file, token: Token(0), is_ready: false })
+    }
+
     /// Where it listens, with the port that the kernel gave.
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// Whether `listen` means this socket, which was passed by this `name`. Whether a socket of every address takes both IP families
+    /// is for whoever opened it to say.
+    fn is_meant(&self, listen: &Listen, name: &str) -> bool {
+        match listen {
+            Listen::EveryAddress(port) => {
+                matches!(&self.address, Address::Tcp(own) if own.ip().is_unspecified() && own.port() == *port)
+            }
+            Listen::Address(address) => *address == self.address,
+            Listen::Passed(passed) => passed == name,
+        }
     }
 
     /// Asks for its events, and tells the log that it listens.
@@ -131,25 +208,30 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Address::Unix(path) = &self.address {
+        if let (Address::Unix(path), SocketFile::Ours) = (&self.address, self.file) {
             let _ = std::fs::remove_file(path);
         }
     }
 }
 
-/// Everything that is set here is inherited by accepted connections, which saves as many calls for each.
 fn bind_tcp(address: std::net::SocketAddr, only_v6: bool) -> io::Result<(RawSocket, Address)> {
     let socket = RawSocket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), None)?;
     if address.is_ipv6() {
         socket.set_only_v6(only_v6)?;
     }
     socket.set_reuse_address(true)?;
-    socket.set_tcp_nodelay(true)?;
-    socket::ask_when_silent(&socket);
+    set_what_connections_inherit(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
     Ok((socket, Address::Tcp(address)))
+}
+
+/// What is set on a listener saves a call for each connection that it accepts.
+fn set_what_connections_inherit(socket: &RawSocket) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket::ask_when_silent(socket);
+    Ok(())
 }
 
 /// A socket that listens at `path`, once `prepare` has seen it. Whoever lets go of it removes the file.
@@ -172,4 +254,39 @@ pub fn bind_unix(path: &Path, prepare: impl FnOnce(&RawSocket) -> io::Result<()>
 
 fn is_left_over(probe: &RawSocket, address: &SockAddr) -> bool {
     probe.connect(address).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn passed_sockets_go_to_the_listeners_that_mean_them() {
+        let passed = |address: &str, name: &str| {
+            let socket = TcpListener::bind(address).unwrap();
+            (socket.local_addr().unwrap(), Inherited { fd: socket.into(), name: name.to_owned() })
+        };
+        let (every, one) = passed("0.0.0.0:0", "");
+        let (first, two) = passed("127.0.0.1:0", "web");
+        let (second, three) = passed("127.0.0.1:0", "web");
+        let mine = std::env::temp_dir().join(format!("hawkey-listener-{}.sock", std::process::id()));
+        let listens = [
+            Listen::Address(Address::Unix(mine.clone())),
+            Listen::EveryAddress(every.port()),
+            Listen::Passed("web".to_owned()),
+        ];
+        let listeners = listen(&listens, vec![one, two, three]).unwrap();
+        let addresses: Vec<_> = listeners.iter().map(|listener| listener.address().clone()).collect();
+        let expected = [Address::Tcp(every), Address::Tcp(first), Address::Tcp(second), Address::Unix(mine.clone())];
+        assert_eq!(addresses, expected);
+        for listener in &listeners {
+            assert!(listener.socket.nonblocking().unwrap());
+            assert!(rustix::io::fcntl_getfd(&listener.socket).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+        }
+        assert!(listeners[0].socket.tcp_nodelay().unwrap() && listeners[0].socket.keepalive().unwrap());
+        assert!(mine.exists());
+        drop(listeners);
+        assert!(!mine.exists(), "a file of ours goes with its listener");
+    }
 }

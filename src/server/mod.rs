@@ -60,13 +60,14 @@ impl Server {
         Server::bind_under(Supervisor::nobody(), config)
     }
 
-    /// The same under `supervisor`, which is told when clients are served, when that ends, and in between that the loop turns.
+    /// The same with the sockets that `supervisor` passed, where listeners have their addresses or name them. It is told when clients
+    /// are served, when that ends, and in between that the loop turns.
     ///
     /// # Errors
     ///
-    /// As for [`bind`](Server::bind).
-    pub fn bind_under(supervisor: Supervisor, config: Config) -> Result<Server, BindError> {
-        let listeners = config.listen.iter().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
+    /// As for [`bind`](Server::bind); and about a passed socket that belongs to no listener, or a named one that was not passed.
+    pub fn bind_under(mut supervisor: Supervisor, config: Config) -> Result<Server, BindError> {
+        let listeners = listener::listen(&config.listen, supervisor.take_passed())?;
         let addresses = listeners.iter().map(|listener| listener.address().clone()).collect();
         let (poll, waker) = Poll::new()
             .and_then(|poll| Waker::new(poll.registry(), WAKE).map(|waker| (poll, Arc::new(waker))))
@@ -88,7 +89,7 @@ impl Server {
         })
     }
 
-    /// Where it listens, in the order of the configuration, with the ports that the kernel gave.
+    /// Where it listens: on what was passed, then in the order of the configuration, with the ports that the kernel gave.
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
     }
@@ -105,7 +106,12 @@ impl Server {
     ///
     /// If a path is said and cannot be bound.
     pub fn open_control(&mut self) -> Result<(), BindError> {
-        let first = self.addresses.first().cloned().map(Listen::Address);
+        let first = self.listeners.iter().find(|listener| Some(listener.listen()) == self.config.listen.first());
+        let first = first.map(|listener| match listener.listen() {
+            passed @ Listen::Passed(_) => passed.clone(),
+            // With the port that the kernel gave.
+            _ => Listen::Address(listener.address().clone()),
+        });
         let Some(path) = self.config.control.path(first.as_ref()) else { return Ok(()) };
         self.control = match (Control::bind(&path), &self.config.control) {
             (Err(error), config::Control::Default) => {

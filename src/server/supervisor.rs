@@ -1,17 +1,20 @@
-//! Who started the process and watches it, and what it is told.
+//! Who started the process and watches it: what it passed, and what it is told.
 //!
 //! The environment says whether there is one, and is read once. Nothing here waits; what cannot be told is noted in the log.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
+use crate::os::inherited::{self, Inherited};
 use crate::os::notify::{self, Manager, News};
-use crate::server::listener::Listener;
+use crate::server::listener::{BindError, Listener};
 
 /// The supervisor of a process: a service manager that speaks as systemd does, or nobody.
 #[derive(Debug, Default)]
 pub struct Supervisor {
     manager: Option<Manager>,
+    /// Listening sockets that it passed.
+    passed: Vec<Inherited>,
     watch: Option<Watch>,
 }
 
@@ -25,24 +28,36 @@ struct Watch {
 
 impl Supervisor {
     /// Variables of the environment that are meant for this process alone. A successor that it starts still needs the others.
-    pub const OWN_VARIABLES: [&str; 1] = [notify::WATCHDOG_PID];
+    pub const OWN_VARIABLES: [&str; 4] =
+        [inherited::VARIABLES[0], inherited::VARIABLES[1], inherited::VARIABLES[2], notify::WATCHDOG_PID];
 
-    /// Nobody: nothing is told.
+    /// Nobody: nothing was passed, and nothing is told.
     pub fn nobody() -> Supervisor {
         Supervisor::default()
     }
 
-    /// The one that the environment tells of (`NOTIFY_SOCKET`, `WATCHDOG_USEC`). A place to tell news that cannot be understood is
-    /// noted in the log.
+    /// The one that the environment tells of (`LISTEN_FDS`, `NOTIFY_SOCKET`, `WATCHDOG_USEC` and their like). Sockets are given to
+    /// the first who asks.
+    ///
+    /// # Errors
+    ///
+    /// If passed sockets cannot be taken. A place to tell news that cannot be understood is noted in the log.
     #[cold]
-    pub fn from_environment() -> Supervisor {
+    pub fn from_environment() -> Result<Supervisor, BindError> {
+        // First, while no number that it speaks of can be one of ours.
+        let passed = inherited::take().map_err(BindError::passed)?;
         let manager = Manager::from_environment().unwrap_or_else(|error| {
             log::warn!("event=notify why=\"{}: {error}\"", notify::SOCKET);
             None
         });
         let within = notify::watchdog().filter(|_| manager.is_some());
         let watch = within.map(|within| Watch { interval: within / 2, due: Instant::now() });
-        Supervisor { manager, watch }
+        Ok(Supervisor { manager, passed, watch })
+    }
+
+    /// Gives away the sockets that were passed.
+    pub(super) fn take_passed(&mut self) -> Vec<Inherited> {
+        std::mem::take(&mut self.passed)
     }
 
     /// Clients of `listeners` are served: after the start, and after `reloading`, whatever came of it.
