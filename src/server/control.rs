@@ -27,8 +27,8 @@ const REQUEST_BYTES_MAX: usize = 1024;
 const CONNECTIONS_MAX: usize = 16;
 /// From the accept until the answer has been taken. A program needs no millisecond for it; a person who types needs less.
 const CONVERSATION_MAX: Duration = Duration::from_secs(10);
-/// How soon accepting is tried again for which there was no descriptor.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How soon accepting is tried again for which there was no descriptor, and how often the log tells of it.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,9 +47,9 @@ pub struct Control {
     /// `None` once nobody is taken any more.
     door: Option<Door>,
     connections: Vec<Connection>,
-    /// Something has happened that is not attended to yet.
-    is_stirred: bool,
-    /// When accepting is tried again.
+    /// When it wants to be attended to.
+    due: Option<Instant>,
+    /// When there may be somebody to accept of whom no event will tell.
     accept_again: Option<Instant>,
 }
 
@@ -79,7 +79,7 @@ impl Control {
         let socket =
             bound.map_err(|error| BindError::of_path(format!("the control socket {}", path.display()), error))?;
         let door = Door { socket, path: path.to_path_buf() };
-        Ok(Control { door: Some(door), connections: Vec::new(), is_stirred: false, accept_again: None })
+        Ok(Control { door: Some(door), connections: Vec::new(), due: None, accept_again: None })
     }
 
     /// Asks for the events of the socket, and tells the log where it is. Its connections have the same token: they are few enough to
@@ -96,25 +96,28 @@ impl Control {
         self.door = None;
     }
 
-    /// Something has happened.
-    pub fn stir(&mut self) {
-        self.is_stirred = true;
+    /// Something has happened, and it is `now`.
+    pub fn stir(&mut self, now: Instant) {
+        self.due = Some(now);
     }
 
-    /// When there is something to do without an event.
-    pub fn next_due(&self, now: Instant) -> Option<Instant> {
-        let stirred = self.is_stirred.then_some(now);
-        let ends = self.connections.iter().map(|connection| connection.until);
-        ends.chain(self.accept_again).chain(stirred).min()
+    /// When it wants to be attended to. Kept, and not worked out, because every turn asks.
+    pub fn due(&self) -> Option<Instant> {
+        self.due
     }
 
-    /// Accepts, reads and writes as far as that goes, and drops who is late.
+    /// Accepts, reads and writes as far as that goes. To be [settled](Control::settle) when what was asked is answered.
     pub fn attend(&mut self, registry: &Registry, token: Token, now: Instant) {
-        self.is_stirred = false;
-        self.accept_again = None;
         self.accept(registry, token, now);
         self.connections.iter_mut().for_each(Connection::read);
-        self.sweep(now);
+        self.connections.iter_mut().for_each(Connection::write);
+    }
+
+    /// Drops who has been served, is late or has left.
+    pub fn settle(&mut self, now: Instant) {
+        self.connections.retain(|connection| !connection.is_over() && connection.until > now);
+        let accept_again = self.accept_again.filter(|_| self.connections.len() < CONNECTIONS_MAX);
+        self.due = self.connections.iter().map(|connection| connection.until).chain(accept_again).min();
     }
 
     /// A request that has come whole, and who asks.
@@ -138,19 +141,17 @@ impl Control {
         line.push(b'\n');
         connection.answer = Some(line);
         connection.write();
-        if connection.is_over() {
-            self.stir();
-        } else {
-            self.connections.push(connection);
-        }
+        self.connections.push(connection);
     }
 
     fn accept(&mut self, registry: &Registry, token: Token, now: Instant) {
+        // If nothing ends this, somebody may still wait: for the others' turn, or for a place.
+        self.accept_again = Some(now);
         while self.connections.len() < CONNECTIONS_MAX {
-            let Some(door) = &self.door else { return };
+            let Some(door) = &self.door else { return self.accept_again = None };
             let stream = match descriptors::accept(door.socket.as_fd()) {
                 Ok((stream, _)) => UnixStream::from(stream),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return self.accept_again = None,
                 Err(error) if error.kind() == ErrorKind::Interrupted || errors::is_of_the_connection(&error) => {
                     continue;
                 }
@@ -173,15 +174,6 @@ impl Control {
                 Err(error) => log::warn!("event=control-refused why=\"{error}\""),
             }
         }
-    }
-
-    /// Writes what waits, and drops who has been served, is late or has left.
-    fn sweep(&mut self, now: Instant) {
-        let before = self.connections.len();
-        self.connections.iter_mut().for_each(Connection::write);
-        self.connections.retain(|connection| !connection.is_over() && connection.until > now);
-        // Somebody may wait for a place.
-        self.is_stirred |= before == CONNECTIONS_MAX && self.connections.len() < before;
     }
 }
 

@@ -188,7 +188,7 @@ impl EventLoop {
             let paused = self.accept_paused_until.filter(|_| self.listeners.iter().any(|listener| listener.is_ready));
             let lines = self.lines_wait.then(|| self.turn.now + LINES_RETRY);
             let mut timeout = self.deadlines.next_in();
-            let control = self.control.as_ref().and_then(|control| control.next_due(self.turn.now));
+            let control = self.control.as_ref().and_then(Control::due);
             let watch = self.supervisor.next_due();
             for wake in [self.net.upstreams.next_due(), paused, lines, control, watch, self.stop_by] {
                 let wait = wake.map(|instant| instant.saturating_duration_since(self.turn.now));
@@ -209,13 +209,13 @@ impl EventLoop {
 
     /// Events and expired deadlines only mark sockets and queue pairs; nothing is done about them yet.
     fn take_note(&mut self) {
-        let EventLoop { events, listeners, control, net, pairs, queue, is_asked, .. } = self;
+        let EventLoop { events, listeners, control, net, turn, pairs, queue, is_asked, .. } = self;
         net.may_be_behind = events.iter().count() >= EVENTS_MAX;
         for event in events.iter() {
             match event.token() {
                 Token(stream) if stream < OTHER => note_stream(event, net, pairs, queue),
                 WAKE | SIGNALS => *is_asked = true,
-                CONTROL => control.iter_mut().for_each(Control::stir),
+                CONTROL => control.iter_mut().for_each(|control| control.stir(turn.now)),
                 token => listeners
                     .iter_mut()
                     .filter(|listener| listener.token == token)
@@ -239,13 +239,10 @@ impl EventLoop {
 
     fn act(&mut self) {
         self.supervisor.keep_watch(self.turn.now);
-        self.heed();
-        if self
-            .control
-            .as_ref()
-            .and_then(|control| control.next_due(self.turn.now))
-            .is_some_and(|due| due <= self.turn.now)
-        {
+        if self.is_asked {
+            self.heed();
+        }
+        if self.control.as_ref().and_then(Control::due).is_some_and(|due| due <= self.turn.now) {
             self.serve_control();
         }
         self.accept();

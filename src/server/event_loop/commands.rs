@@ -16,7 +16,8 @@ use crate::server::listener::Listener;
 use crate::server::stop::Stop;
 
 impl EventLoop {
-    /// Attends to the control socket.
+    /// Attends to the control socket. Rare, and so out of the way of what every turn does.
+    #[cold]
     pub(super) fn serve_control(&mut self) {
         let Some(control) = &mut self.control else { return };
         control.attend(&self.net.registry, CONTROL, self.turn.now);
@@ -30,13 +31,15 @@ impl EventLoop {
                 control.answer(connection, answer);
             }
         }
+        if let Some(control) = &mut self.control {
+            control.settle(self.turn.now);
+        }
     }
 
     /// Does what signals and handles ask for.
+    #[cold]
     pub(super) fn heed(&mut self) {
-        if !std::mem::take(&mut self.is_asked) {
-            return;
-        }
+        self.is_asked = false;
         for asked in self.signals.as_mut().map(Signals::take).unwrap_or_default() {
             match asked {
                 Asked::Stop => drop(self.stop_as_asked()),
@@ -65,13 +68,13 @@ impl EventLoop {
 
     fn status(&self) -> JsonValue {
         let mut sessions = JsonValue::new_object();
-        for standing in Session::STANDINGS {
-            let count = self.pairs.iter().filter(|(_, pair)| pair.session().standing() == standing).count();
-            // It is an object, and takes any key.
-            let _ = sessions.insert(standing, count);
-        }
+        Session::STANDINGS.iter().for_each(|standing| sessions[*standing] = 0.into());
         let mut moved = self.turn.moved;
-        self.pairs.iter().for_each(|(_, pair)| moved += pair.session().moved());
+        for (_, pair) in self.pairs.iter().filter(|(_, pair)| !pair.session().is_closed()) {
+            let count = &mut sessions[pair.session().standing()];
+            *count = (count.as_u64().unwrap_or_default() + 1).into();
+            moved += pair.session().moved();
+        }
         let mut upstreams = array![];
         for (address, idle, is_cooling) in self.net.upstreams.in_force(self.turn.now) {
             let state = if is_cooling { "failed" } else { "ok" };
