@@ -127,7 +127,7 @@ fn status(answer: &JsonValue) -> String {
 fn reloaded(answer: &JsonValue) -> String {
     let mut out = format!("reloaded {}:", answer["configuration"]);
     for (key, end) in [("listeners", ","), ("routes", ","), ("upstreams", "\n")] {
-        let _ = write!(out, " {} {key}{end}", answer[key]);
+        let _ = write!(out, " {key} {}{end}", answer[key]);
     }
     if answer["control_stays"] == true {
         out += "the control socket stays where it is until hawkey is started anew\n";

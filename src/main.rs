@@ -126,7 +126,13 @@ fn control_path(arguments: &Arguments) -> Result<path::PathBuf, Failure> {
             let config = words.iter().try_fold(Config::new(), |config, word| config.listen(word)).map_err(run)?;
             config.control.path(config.listen.first())
         }
-        (None, source) => Config::control_path(&text(source)?).map_err(|error| run(error.in_file(&name(source))))?,
+        (None, source) => {
+            let text = text(source).map_err(|failure| match failure {
+                Failure::Usage(sentence) => Failure::Run(sentence),
+                other => other,
+            })?;
+            Config::control_path(&text).map_err(|error| run(error.in_file(&name(source))))?
+        }
     };
     path.ok_or_else(|| Failure::Run("cannot tell where the control socket is: name it by --control PATH".to_owned()))
 }

@@ -258,6 +258,10 @@ fn the_default_is_named_by_the_first_listener_and_found_by_it() {
     assert_eq!(code, Some(1));
     assert!(told.contains("name it by --control PATH"), "{told}");
 
+    let (code, told) = status_in(&folder, &["-c", "missing.toml"]);
+    assert_eq!(code, Some(1));
+    assert!(told.starts_with("hawkey: cannot read missing.toml"), "{told}");
+
     let unix = TempPath::new("-web.sock");
     let two =
         in_folder(&folder, &format!("listen = [\"unix:{}\", \"127.0.0.1:0\"]\n{}", unix.display(), route(&origin)));
@@ -308,6 +312,12 @@ fn a_file_that_was_left_is_replaced_and_one_in_use_is_not() {
     assert_eq!(second.status.code(), Some(1));
     let why = String::from_utf8(second.stderr).unwrap();
     assert!(why.contains("another process is listening there already"), "{why}");
+    // Another path takes another process.
+    first.configure(&config.replace("a.sock", "b.sock"));
+    let output = program().args(["reload", "--control"]).arg(&path).output().unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(told.contains("the control socket stays where it is until hawkey is started anew"), "{told}");
+    assert!(path.exists() && !folder.0.join("b.sock").exists());
     first.signal(Signal::KILL);
     eventually("it is gone", || UnixStream::connect(&path).is_err());
     let output = program().args(["status", "--control"]).arg(&path).output().unwrap();

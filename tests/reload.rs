@@ -27,7 +27,7 @@ fn routes_hold_from_the_next_request_on_by_command_and_by_signal() {
     let mut client = Client::connect(&proxy);
     assert_eq!(client.get("/").text(), "one");
     let told = proxy.reload(&(route("/", &two) + &route("/a", &one)));
-    assert_eq!(told, format!("reloaded {}: 1 listeners, 2 routes, 2 upstreams\n", proxy.config().display()));
+    assert_eq!(told, format!("reloaded {}: listeners 1, routes 2, upstreams 2\n", proxy.config().display()));
     assert_eq!(client.get("/").text(), "two", "on the same connection");
     assert_eq!(client.get("/a").text(), "one");
 
