@@ -18,7 +18,8 @@ usage:
   hawkey [OPTIONS] -c FILE
   hawkey check (-c FILE | LISTEN... MATCH=UPSTREAM...)
   hawkey route (-c FILE | LISTEN... MATCH=UPSTREAM...) URL
-  hawkey (status [--json] | reload | stop) [--control PATH | -c FILE | LISTEN]
+  hawkey (status [--json] | reload | upgrade [--binary PATH] | stop)
+         [--control PATH | -c FILE | LISTEN]
 
 examples:
   hawkey :8080 /=127.0.0.1:3000
@@ -44,8 +45,9 @@ commands:
             URL is http://host/path, host/path or /path
   status    prints how a running hawkey stands: sessions, bytes, upstreams
   reload    has it read its file again; with a mistake in it, all stays as it was
+  upgrade   has it start its binary anew and give that its place, with every tunnel
   stop      has it stop, as SIGTERM does
-  The last three find it by its control socket: of PATH, of FILE, of LISTEN, or the
+  The last four find it by its control socket: of PATH, of FILE, of LISTEN, or the
   only one there is
 
 options:
@@ -55,6 +57,7 @@ options:
                      in FILE, without that hawkey-PORT.sock of the first listener in
                      $XDG_RUNTIME_DIR or /run
       --json         status: as JSON
+      --binary PATH  upgrade: to this program instead of its own
       --log FILTER   what is logged on standard error: off, error, warn, info, debug,
                      trace. Without it RUST_LOG, without that info
   -h, --help         prints this
@@ -63,15 +66,15 @@ options:
 exit codes:
   0  ended as asked (SIGTERM or SIGINT; a second one ends at once)
   1  could not run: a port in use, for example; route: no route answers; status,
-     reload, stop: it was not done
+     reload, upgrade, stop: it was not done
   2  wrong usage or configuration
 
 Timeouts, limits, trusted networks and stripped prefixes are for a configuration
 file: docs/configuration.md, hawkey(1).
 ";
 
-const OPTIONS: [&str; 6] = ["--config", "--control", "--json", "--log", "--help", "--version"];
-const COMMANDS: [&str; 5] = ["check", "route", "status", "reload", "stop"];
+const OPTIONS: [&str; 7] = ["--binary", "--config", "--control", "--json", "--log", "--help", "--version"];
+const COMMANDS: [&str; 6] = ["check", "route", "status", "reload", "upgrade", "stop"];
 
 /// A command line that was understood.
 #[derive(Debug, PartialEq, Eq)]
@@ -117,7 +120,7 @@ pub(crate) enum Source {
 /// Understands the arguments behind the program's name, or says in a sentence why not.
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments, String> {
     let mut parser = Parser::from_args(arguments);
-    let (mut file, mut log, mut control, mut json) = (None, None, None, false);
+    let (mut file, mut log, mut control, mut binary, mut json) = (None, None, None, None, false);
     let mut words: Vec<String> = Vec::new();
     while let Some(argument) = parser.next().map_err(sentence)? {
         match argument {
@@ -129,6 +132,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arg
                 once("--log", &mut log, filter)?;
             }
             Arg::Long("control") => once("--control", &mut control, parser.value().map_err(sentence)?.into())?,
+            Arg::Long("binary") => once("--binary", &mut binary, parser.value().map_err(sentence)?.into())?,
             Arg::Long("json") => json = true,
             Arg::Short(letter) => return Err(unknown_option(&format!("-{letter}"))),
             Arg::Long(name) => return Err(unknown_option(&format!("--{name}"))),
@@ -138,6 +142,8 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arg
     let command = match command(&mut words, file.is_some())? {
         Command::Ask(Question::Status { .. }) => Command::Ask(Question::Status { json }),
         _ if json => return Err("--json is for `hawkey status`".to_owned()),
+        Command::Ask(Question::Upgrade { .. }) => Command::Ask(Question::Upgrade { binary }),
+        _ if binary.is_some() => return Err("--binary is for `hawkey upgrade`".to_owned()),
         command => command,
     };
     let is_question = matches!(command, Command::Ask(_));
@@ -183,6 +189,7 @@ fn command(words: &mut Vec<String>, has_file: bool) -> Result<Command, String> {
         }
         "status" => asking(words, Question::Status { json: false }),
         "reload" => asking(words, Question::Reload),
+        "upgrade" => asking(words, Question::Upgrade { binary: None }),
         "stop" => asking(words, Question::Stop),
         // Neither a listener nor a route is a bare word.
         word if word.bytes().all(|byte| byte.is_ascii_lowercase()) => {

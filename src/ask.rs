@@ -1,4 +1,4 @@
-//! `hawkey status`, `hawkey reload` and `hawkey stop`: asks a running hawkey on its control socket, and tells what it answers.
+//! `hawkey status`, `reload`, `upgrade` and `stop`: asks a running hawkey on its control socket, and tells what it answers.
 
 use std::fmt::Write as _;
 use std::io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
@@ -8,21 +8,25 @@ use std::time::Duration;
 
 use hawkey::CONTROL_PROTOCOL;
 use hawkey::config::{default_folder, found};
-use jzon::JsonValue;
+use jzon::{JsonValue, object};
 
 /// How long an answer may take. A reload may wait for name servers.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 const RELOAD_MAX: Duration = Duration::from_secs(120);
+/// The new process may read its configuration for 5 s, and be silent for as long in the end.
+const UPGRADE_MAX: Duration = Duration::from_secs(60);
 /// Bytes of an answer: an upstream in it has about a hundred.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 
 /// What a running hawkey is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Question {
     /// How things stand; as JSON, or for people.
     Status { json: bool },
     /// To read its configuration again.
     Reload,
+    /// To give its place to a new process: of its own binary, or of another.
+    Upgrade { binary: Option<PathBuf> },
     /// To stop.
     Stop,
 }
@@ -41,35 +45,47 @@ pub(crate) fn only_one() -> Result<PathBuf, String> {
 }
 
 /// Asks the hawkey whose control socket is at `path`: what is to be printed, or a sentence on why it was not done.
-pub(crate) fn ask(question: Question, path: &Path) -> Result<String, String> {
+pub(crate) fn ask(question: &Question, path: &Path) -> Result<String, String> {
     let (word, patience) = match question {
         Question::Status { .. } => ("status", ANSWER_MAX),
         Question::Reload => ("reload", RELOAD_MAX),
+        Question::Upgrade { .. } => ("upgrade", UPGRADE_MAX),
         Question::Stop => ("stop", ANSWER_MAX),
     };
-    let line = exchange(path, word, patience).map_err(|error| told(&error, path))?;
+    let mut request = object! { "protocol": CONTROL_PROTOCOL, "ask": word };
+    if let Question::Upgrade { binary: Some(binary) } = question {
+        let binary = std::path::absolute(binary).map_err(|error| format!("{}: {error}", binary.display()))?;
+        let text = binary.to_str().ok_or_else(|| format!("{} is not UTF-8 text", binary.display()))?;
+        // It is an object, and takes any key.
+        let _ = request.insert("binary", text);
+    }
+    let line = exchange(path, &request, patience).map_err(|error| told(&error, path))?;
     let answer = jzon::parse(&line).map_err(|_| format!("what answers at {} is no hawkey", path.display()))?;
     match (answer["protocol"].as_u64(), answer["error"].as_str()) {
-        (_, Some(why)) if question == Question::Reload => {
+        (_, Some(why)) if *question == Question::Reload => {
             let parted = if why.contains('\n') { '\n' } else { ' ' };
             Err(format!("the configuration stays as it was:{parted}{}", why.trim_end()))
+        }
+        (_, Some(why)) if matches!(question, Question::Upgrade { .. }) => {
+            Err(format!("the old process goes on: {}", why.trim_end()))
         }
         (_, Some(why)) => Err(why.to_owned()),
         (Some(CONTROL_PROTOCOL), None) => Ok(match question {
             Question::Status { json: true } => line,
             Question::Status { json: false } => status(&answer),
             Question::Reload => reloaded(&answer),
+            Question::Upgrade { .. } => upgraded(&answer),
             Question::Stop => stopping(&answer),
         }),
         _ => Err(format!("the hawkey at {} speaks another version of the control protocol", path.display())),
     }
 }
 
-fn exchange(path: &Path, word: &str, patience: Duration) -> io::Result<String> {
+fn exchange(path: &Path, request: &JsonValue, patience: Duration) -> io::Result<String> {
     let mut stream = UnixStream::connect(path)?;
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(patience))?;
-    match stream.write_all(format!("{{\"protocol\":{CONTROL_PROTOCOL},\"ask\":\"{word}\"}}\n").as_bytes()) {
+    match stream.write_all(format!("{}\n", request.dump()).as_bytes()) {
         // Who is not listened to has been told so already.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
         written => written?,
@@ -131,6 +147,25 @@ fn reloaded(answer: &JsonValue) -> String {
     }
     if answer["control_stays"] == true {
         out += "the control socket stays where it is until hawkey is started anew\n";
+    }
+    out
+}
+
+fn upgraded(answer: &JsonValue) -> String {
+    let moved = &answer["moved"];
+    let mut out = format!(
+        "upgraded in {} ms: pid {} has taken over from pid {}\n",
+        answer["ms"], answer["pid"], answer["former_pid"]
+    );
+    let _ = writeln!(
+        out,
+        "moved: {} listeners, {} tunnels, {} waiting clients, which paused for at most {} ms",
+        moved["listeners"], moved["tunnels"], moved["clients"], answer["still_ms"]
+    );
+    if answer["stay"] == 0 {
+        out += "nothing is left in the old process\n";
+    } else {
+        let _ = writeln!(out, "the old process ends when its last {} sessions have ended or followed", answer["stay"]);
     }
     out
 }

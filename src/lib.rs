@@ -67,4 +67,4 @@ pub mod proxy;
 mod server;
 
 pub use config::{Config, ConfigError, Listen};
-pub use server::{BindError, CONTROL_PROTOCOL, Handle, Server, Supervisor, start_log};
+pub use server::{BindError, CONTROL_PROTOCOL, Handle, Server, Supervisor, TAKE_OVER, start_log};

@@ -12,6 +12,7 @@ mod explain;
 
 use std::fmt::{self, Display};
 use std::io::{self, Read, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::{env, fs, path};
 
@@ -27,6 +28,9 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(failure) => {
+            if let Some(former) = env::var_os(hawkey::TAKE_OVER) {
+                Server::give_up(Path::new(&former), &failure.to_string());
+            }
             // Nobody is left to tell if standard error is closed.
             let _ = io::stderr().lock().write_all(failure.to_string().as_bytes());
             ExitCode::from(if matches!(failure, Failure::Run(_)) { 1 } else { 2 })
@@ -66,19 +70,31 @@ fn obey(arguments: Arguments) -> Result<ExitCode, Failure> {
         }
         Command::Ask(question) => {
             let path = control_path(&arguments)?;
-            ask::ask(*question, &path).map(print).map_err(Failure::Run)
+            ask::ask(question, &path).map(print).map_err(Failure::Run)
         }
         Command::Run => run(arguments),
     }
 }
 
 fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+    // Now, while it is what was started: by the time of an upgrade, another binary has its place.
+    let program = env::current_exe().unwrap_or_else(|_| env::args_os().next().unwrap_or_default().into());
     let config = configuration(&arguments)?;
     hawkey::start_log(arguments.log.as_deref()).map_err(Failure::Usage)?;
     let cannot = |error: hawkey::BindError| Failure::Run(error.to_string());
     let supervisor = Supervisor::from_environment().map_err(cannot)?;
-    let mut server = Server::bind_under(supervisor, config).map_err(cannot)?;
+    let mut server = match env::var_os(hawkey::TAKE_OVER) {
+        None => Server::bind_under(supervisor, config).map_err(cannot)?,
+        Some(former) => Server::take_over(supervisor, config, Path::new(&former)).map_err(Failure::Run)?,
+    };
     server.open_control().map_err(cannot)?;
+    let again = match arguments.source {
+        Source::StandardInput => {
+            Err("the configuration came from standard input, which cannot be read again".to_owned())
+        }
+        _ => Ok(env::args_os().skip(1).collect()),
+    };
+    server.upgrade_by(program, again);
     server.reload_by(name(&arguments.source), move || match &arguments.source {
         Source::File(_) => configuration(&arguments).map_err(|failure| match failure {
             Failure::Config(error) => error.to_string(),

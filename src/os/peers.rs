@@ -13,6 +13,11 @@ pub fn keep_private(socket: impl AsFd) -> io::Result<()> {
     Ok(fchmod(socket, Mode::RUSR | Mode::WUSR)?)
 }
 
+/// The process at the other end.
+pub fn pid(socket: impl AsFd) -> io::Result<u32> {
+    Ok(socket_peercred(socket)?.pid.as_raw_nonzero().get().unsigned_abs())
+}
+
 /// Whether root or the user that this process runs as is at the other end.
 pub fn is_ours(socket: impl AsFd) -> io::Result<bool> {
     let peer = socket_peercred(socket)?.uid;

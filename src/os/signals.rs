@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::SigId;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2, SIGXFSZ};
 use signal_hook::low_level;
 
 /// What a signal asks for.
@@ -17,9 +17,12 @@ pub enum Asked {
     Stop,
     /// SIGHUP.
     Reload,
+    /// SIGUSR2.
+    Upgrade,
 }
 
-const SIGNALS: [(i32, Asked); 3] = [(SIGTERM, Asked::Stop), (SIGINT, Asked::Stop), (SIGHUP, Asked::Reload)];
+const SIGNALS: [(i32, Asked); 4] =
+    [(SIGTERM, Asked::Stop), (SIGINT, Asked::Stop), (SIGHUP, Asked::Reload), (SIGUSR2, Asked::Upgrade)];
 
 /// Signals that are caught as long as this lives.
 #[derive(Debug)]
@@ -30,7 +33,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Catches SIGTERM, SIGINT and SIGHUP from now on, and SIGXFSZ, which asks for nothing.
+    /// Catches SIGTERM, SIGINT, SIGHUP and SIGUSR2 from now on, and SIGXFSZ, which asks for nothing.
     pub fn catch() -> io::Result<Signals> {
         let (wakes, wake) = UnixStream::pair()?;
         wakes.set_nonblocking(true)?;

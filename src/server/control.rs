@@ -5,7 +5,7 @@
 //! gives it back with an [`answer`](Control::answer), or keeps it. Nothing here waits, and all of it is bounded.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use mio::{Interest, Registry, Token};
 use socket2::Socket as RawSocket;
 
 use crate::os::{descriptors, errors, peers};
-use crate::server::listener::{self, BindError};
+use crate::server::listener::{self, BindError, SocketFile};
 
 /// The version that both ends of a control connection must be of. It stands in every request and every answer.
 pub const PROTOCOL: u64 = 1;
@@ -31,7 +31,7 @@ const CONVERSATION_MAX: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What can be asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// How things stand.
     Status,
@@ -39,6 +39,21 @@ pub enum Request {
     Reload,
     /// To stop in peace; asked again, at once.
     Stop,
+    /// To start its own binary, or another, in its place.
+    Upgrade {
+        /// The other.
+        binary: Option<PathBuf>,
+    },
+    /// To be given all that moves, by this version of the handover. Asked by a new process.
+    TakeOver {
+        /// The version.
+        version: u64,
+    },
+    /// To go on, because the new process cannot run. Asked by that.
+    GiveUp {
+        /// Why not.
+        why: String,
+    },
 }
 
 /// The socket, its file, and who is connected.
@@ -58,6 +73,7 @@ pub struct Control {
 struct Door {
     socket: RawSocket,
     path: PathBuf,
+    file: SocketFile,
 }
 
 /// Somebody who asks.
@@ -78,8 +94,39 @@ impl Control {
         let bound = listener::bind_unix(path, |socket| peers::keep_private(socket));
         let socket =
             bound.map_err(|error| BindError::of_path(format!("the control socket {}", path.display()), error))?;
-        let door = Door { socket, path: path.to_path_buf() };
-        Ok(Control { door: Some(door), connections: Vec::new(), due: None, accept_again: None })
+        Ok(Control::at(Door { socket, path: path.to_path_buf(), file: SocketFile::Ours }))
+    }
+
+    /// Goes on with the socket of a former process, which is still the owner of its file.
+    pub fn taken(path: PathBuf, socket: OwnedFd) -> Control {
+        Control::at(Door { socket: socket.into(), path, file: SocketFile::Promised })
+    }
+
+    fn at(door: Door) -> Control {
+        Control { door: Some(door), connections: Vec::new(), due: None, accept_again: None }
+    }
+
+    /// The socket and its path, for as long as anybody is taken in.
+    pub fn door(&self) -> Option<(BorrowedFd<'_>, &Path)> {
+        self.door.as_ref().map(|door| (door.socket.as_fd(), door.path.as_path()))
+    }
+
+    /// The file is this process's from now on.
+    pub fn own_file(&mut self) {
+        self.door.iter_mut().for_each(|door| door.file.settle());
+    }
+
+    /// Lets go of the socket, which another process has. Who is connected is answered here.
+    pub fn let_go(&mut self, registry: &Registry) {
+        if let Some(mut door) = self.door.take() {
+            door.file = SocketFile::Theirs;
+            let _ = registry.deregister(&mut SourceFd(&door.socket.as_raw_fd()));
+        }
+    }
+
+    /// Whether somebody waits for an answer, or for the rest of it.
+    pub fn is_busy(&self) -> bool {
+        !self.connections.is_empty()
     }
 
     /// Asks for the events of the socket, and tells the log where it is. Its connections have the same token: they are few enough to
@@ -179,11 +226,23 @@ impl Control {
 
 impl Drop for Door {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        if self.file == SocketFile::Ours {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
 impl Connection {
+    /// The process that asks.
+    pub fn pid(&self) -> io::Result<u32> {
+        peers::pid(&self.stream)
+    }
+
+    /// The connection itself, for a longer conversation.
+    pub fn into_stream(self) -> UnixStream {
+        self.stream
+    }
+
     /// Reads as much as a request may have.
     fn read(&mut self) {
         let mut bytes = [0; REQUEST_BYTES_MAX];
@@ -245,7 +304,15 @@ fn understood(bytes: &[u8]) -> Result<Request, String> {
         Some("status") => Ok(Request::Status),
         Some("reload") => Ok(Request::Reload),
         Some("stop") => Ok(Request::Stop),
-        _ => Err("this hawkey can be asked for status, reload and stop".to_owned()),
+        Some("upgrade") => Ok(Request::Upgrade { binary: request["binary"].as_str().map(PathBuf::from) }),
+        Some("take-over") => {
+            let version = request["handover"].as_u64().ok_or("who takes over names a version of the handover")?;
+            Ok(Request::TakeOver { version })
+        }
+        Some("give-up") => {
+            Ok(Request::GiveUp { why: request["why"].as_str().unwrap_or("it did not say why").to_owned() })
+        }
+        _ => Err("this hawkey can be asked for status, reload, upgrade and stop".to_owned()),
     }
 }
 
@@ -259,6 +326,10 @@ mod tests {
         assert_eq!(asked(r#"{"protocol":1,"ask":"status"}"#), Ok(Request::Status));
         assert_eq!(asked(r#" { "ask": "reload", "more": [1], "protocol": 1 } "#), Ok(Request::Reload));
         assert_eq!(asked(r#"{"protocol":1,"ask":"stop"}"#), Ok(Request::Stop));
+        assert_eq!(asked(r#"{"protocol":1,"ask":"upgrade"}"#), Ok(Request::Upgrade { binary: None }));
+        let binary = Some(PathBuf::from("/new"));
+        assert_eq!(asked(r#"{"protocol":1,"ask":"upgrade","binary":"/new"}"#), Ok(Request::Upgrade { binary }));
+        assert_eq!(asked(r#"{"protocol":1,"ask":"take-over","handover":7}"#), Ok(Request::TakeOver { version: 7 }));
         let deep = "[".repeat(1000);
         for (line, part) in [
             ("", "one JSON object"),
@@ -268,8 +339,9 @@ mod tests {
             (r#"{"ask":"status"}"#, "has a version"),
             (r#"{"protocol":"1","ask":"status"}"#, "has a version"),
             (r#"{"protocol":2,"ask":"status"}"#, "version 1 of the control protocol, not 2"),
-            (r#"{"protocol":1}"#, "status, reload and stop"),
-            (r#"{"protocol":1,"ask":"dance"}"#, "status, reload and stop"),
+            (r#"{"protocol":1}"#, "status, reload, upgrade and stop"),
+            (r#"{"protocol":1,"ask":"dance"}"#, "status, reload, upgrade and stop"),
+            (r#"{"protocol":1,"ask":"take-over"}"#, "names a version"),
         ] {
             let sentence = asked(line).expect_err(line);
             assert!(sentence.contains(part), "`{line}`: expected `{part}` in: {sentence}");

@@ -1,6 +1,7 @@
 //! Sleep, take note, act, bury.
 
 mod commands;
+mod upgrading;
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,6 +25,7 @@ use crate::proxy::turn::Turn;
 use crate::server::Server;
 use crate::server::control::Control;
 use crate::server::deadlines::Deadlines;
+use crate::server::giver::Giver;
 use crate::server::journal;
 use crate::server::listener::Listener;
 use crate::server::pair::{Budget, Driven, Net, Pair};
@@ -31,6 +33,8 @@ use crate::server::source::Source;
 use crate::server::stop::StopFlag;
 use crate::server::supervisor::Supervisor;
 use crate::server::table::{self, Holder, PairKey, TABLE_BYTES, Table};
+use crate::server::taker::Taker;
+use crate::server::upgrade::{Program, Upgrade};
 use crate::server::upstreams::{Keeping, Upstreams};
 
 /// Events taken from the kernel in one turn. Many more would make those at the end wait for those at the front.
@@ -57,8 +61,10 @@ const OTHER: usize = 1 << 31;
 pub const WAKE: Token = Token(OTHER);
 const SIGNALS: Token = Token(OTHER + 1);
 const CONTROL: Token = Token(OTHER + 2);
+/// The process whose place this one has taken, and which may still have something to give.
+const FORMER: Token = Token(OTHER + 3);
 /// Of the first listener. Each has a token of its own, and leaves it to nobody.
-const LISTENERS: usize = OTHER + 3;
+const LISTENERS: usize = OTHER + 4;
 
 /// The loop and everything in it.
 #[derive(Debug)]
@@ -73,6 +79,15 @@ pub struct EventLoop {
     /// What the configuration said of it when it was opened.
     control_asked: ControlAsked,
     source: Source,
+    /// How this program is started anew, or why it cannot be.
+    program: Result<Program, String>,
+    /// A new process that is to take over.
+    upgrade: Option<Upgrade>,
+    /// One that has, as long as it can be given more.
+    successor: Option<Giver>,
+    has_left: bool,
+    /// The one before this, as long as it may give more.
+    former: Option<Taker>,
     since: SystemTime,
     supervisor: Supervisor,
     stop: Arc<StopFlag>,
@@ -102,7 +117,8 @@ pub struct EventLoop {
 impl EventLoop {
     /// The loop of a server that listens already.
     pub fn new(server: Server) -> io::Result<EventLoop> {
-        let Server { config, poll, mut listeners, signals, control, source, stop, supervisor, .. } = server;
+        let Server { config, poll, mut listeners, signals, control, source, program, former, stop, supervisor, .. } =
+            server;
         let now = Instant::now();
         let mut next_listener = LISTENERS;
         for listener in &mut listeners {
@@ -132,6 +148,11 @@ impl EventLoop {
             control,
             control_asked: config.control,
             source,
+            program,
+            upgrade: None,
+            successor: None,
+            has_left: false,
+            former,
             since: SystemTime::now(),
             supervisor,
             stop,
@@ -156,6 +177,7 @@ impl EventLoop {
 
     /// Turns until the process is asked to stop and nothing is left to do.
     pub fn run(mut self) -> io::Result<()> {
+        self.take_over()?;
         self.supervisor.ready(&self.listeners);
         self.lines_wait = journal::flush();
         while !self.is_done() {
@@ -178,7 +200,14 @@ impl EventLoop {
     }
 
     fn is_done(&self) -> bool {
-        self.stop_by.is_some() && self.pairs.is_empty()
+        self.is_ending()
+            && self.pairs.is_empty()
+            && !(self.has_left && self.control.as_ref().is_some_and(Control::is_busy))
+    }
+
+    /// Whether nobody is accepted any more.
+    fn is_ending(&self) -> bool {
+        self.stop_by.is_some() || self.has_left
     }
 
     fn sleep(&mut self) -> io::Result<()> {
@@ -190,7 +219,8 @@ impl EventLoop {
             let mut timeout = self.deadlines.next_in();
             let control = self.control.as_ref().and_then(Control::due);
             let watch = self.supervisor.next_due();
-            for wake in [self.net.upstreams.next_due(), paused, lines, control, watch, self.stop_by] {
+            let upgrade = self.upgrade.as_ref().map(|upgrade| upgrade.next_due(self.turn.now));
+            for wake in [self.net.upstreams.next_due(), paused, lines, control, watch, upgrade, self.stop_by] {
                 let wait = wake.map(|instant| instant.saturating_duration_since(self.turn.now));
                 timeout = [timeout, wait].into_iter().flatten().min();
             }
@@ -209,13 +239,14 @@ impl EventLoop {
 
     /// Events and expired deadlines only mark sockets and queue pairs; nothing is done about them yet.
     fn take_note(&mut self) {
-        let EventLoop { events, listeners, control, net, turn, pairs, queue, is_asked, .. } = self;
+        let EventLoop { events, listeners, control, former, net, turn, pairs, queue, is_asked, .. } = self;
         net.may_be_behind = events.iter().count() >= EVENTS_MAX;
         for event in events.iter() {
             match event.token() {
                 Token(stream) if stream < OTHER => note_stream(event, net, pairs, queue),
                 WAKE | SIGNALS => *is_asked = true,
                 CONTROL => control.iter_mut().for_each(|control| control.stir(turn.now)),
+                FORMER => former.iter_mut().for_each(|former| former.is_stirred = true),
                 token => listeners
                     .iter_mut()
                     .filter(|listener| listener.token == token)
@@ -245,6 +276,9 @@ impl EventLoop {
         if self.control.as_ref().and_then(Control::due).is_some_and(|due| due <= self.turn.now) {
             self.serve_control();
         }
+        if self.former.is_some() {
+            self.attend_former();
+        }
         self.accept();
         for _ in 0..self.queue.prompt.len() {
             let Some(key) = self.queue.prompt.pop_front() else { break };
@@ -258,6 +292,9 @@ impl EventLoop {
         }
         for key in self.net.upstreams.take_due(self.turn.now) {
             self.net.table.close(key);
+        }
+        if self.upgrade.is_some() || self.successor.is_some() {
+            self.attend_upgrade();
         }
         if self.stop_by.is_some_and(|by| by <= self.turn.now) {
             self.stop_at_once();
@@ -287,6 +324,9 @@ impl EventLoop {
     fn drive_queued(&mut self, key: PairKey, budget: Budget) -> usize {
         if let Some(pair) = self.pairs.get_mut(key.0 as usize) {
             pair.noted.is_queued = false;
+            if pair.noted.is_frozen {
+                return 0;
+            }
         }
         self.drive(key, budget);
         self.pairs.get(key.0 as usize).map_or(0, Pair::spent)
@@ -310,7 +350,8 @@ impl EventLoop {
     // Accepting.
 
     fn may_accept(&self) -> bool {
-        let is_paused = self.accept_paused_until.is_some_and(|until| until > self.turn.now);
+        let is_given = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.giver.is_some());
+        let is_paused = is_given || self.accept_paused_until.is_some_and(|until| until > self.turn.now);
         !is_paused && self.pairs.len() < self.connections_max && self.listeners.iter().any(|listener| listener.is_ready)
     }
 
@@ -382,6 +423,7 @@ impl EventLoop {
 
     /// No more clients; idle sessions end now, the others when their exchanges do, all of them when the time is over.
     fn begin_to_stop(&mut self) {
+        self.fail_upgrade("hawkey was asked to stop");
         log::info!("stopping sessions={} drain_ms={}", self.pairs.len(), self.drain.as_millis());
         self.supervisor.stopping(self.pairs.len(), self.drain);
         for index in 0..self.listeners.len() {
@@ -476,7 +518,7 @@ struct RunQueue {
 
 impl RunQueue {
     fn push(&mut self, pair: &mut Pair, key: PairKey) {
-        if !std::mem::replace(&mut pair.noted.is_queued, true) {
+        if !pair.noted.is_frozen && !std::mem::replace(&mut pair.noted.is_queued, true) {
             let line = if pair.moves_bulk() { &mut self.bulk } else { &mut self.prompt };
             line.push_back(key);
         }

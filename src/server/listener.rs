@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use mio::unix::SourceFd;
@@ -38,6 +38,17 @@ pub enum SocketFile {
     Ours,
     /// That of whoever passed the socket.
     Theirs,
+    /// That of the former process, until its place is taken.
+    Promised,
+}
+
+impl SocketFile {
+    /// What was promised is given.
+    pub fn settle(&mut self) {
+        if *self == SocketFile::Promised {
+            *self = SocketFile::Ours;
+        }
+    }
 }
 
 /// Why a listener could not be bound.
@@ -161,6 +172,31 @@ impl Listener {
         Ok(Listener { socket, listen, address, file, token: Token(0), is_ready: false })
     }
 
+    /// Goes on with the socket of a former process, which `listen` means. `ours` is whether its file is to be removed at the end.
+    pub fn taken(socket: OwnedFd, listen: Option<&Listen>, ours: bool) -> io::Result<Listener> {
+        let mut listener = Listener::from_fd(socket, if ours { SocketFile::Promised } else { SocketFile::Theirs })?;
+        if let Some(listen) = listen {
+            listener.listen = listen.clone();
+        }
+        Ok(listener)
+    }
+
+    /// The file is this process's from now on.
+    pub fn own_file(&mut self) {
+        self.file.settle();
+    }
+
+    /// Whether this process removes its file.
+    pub fn owns_file(&self) -> bool {
+        self.file == SocketFile::Ours
+    }
+
+    /// Lets go of the socket, which another process has.
+    pub fn let_go(&mut self, registry: &Registry) {
+        self.file = SocketFile::Theirs;
+        let _ = registry.deregister(&mut SourceFd(&self.socket.as_raw_fd()));
+    }
+
     /// Where it listens, with the port that the kernel gave.
     pub fn address(&self) -> &Address {
         &self.address
@@ -203,6 +239,12 @@ impl Listener {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

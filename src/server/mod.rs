@@ -5,6 +5,8 @@
 mod control;
 mod deadlines;
 mod event_loop;
+mod giver;
+mod handover;
 mod journal;
 mod listener;
 mod pair;
@@ -13,9 +15,13 @@ mod source;
 mod stop;
 mod supervisor;
 mod table;
+mod taker;
+mod upgrade;
 mod upstreams;
 
+use std::ffi::OsString;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mio::{Poll, Waker};
@@ -25,15 +31,19 @@ use crate::os::signals::Signals;
 use crate::proxy::policy::Address;
 use crate::server::control::Control;
 use crate::server::event_loop::{EventLoop, WAKE};
+use crate::server::handover::Kind;
 use crate::server::listener::Listener;
 use crate::server::source::Source;
 use crate::server::stop::StopFlag;
+use crate::server::taker::Taker;
+use crate::server::upgrade::Program;
 
 pub use crate::server::control::PROTOCOL as CONTROL_PROTOCOL;
 pub use crate::server::journal::start as start_log;
 pub use crate::server::listener::BindError;
 pub use crate::server::stop::Handle;
 pub use crate::server::supervisor::Supervisor;
+pub use crate::server::upgrade::TAKE_OVER;
 
 /// A proxy that listens: clients may connect from here on, and are answered once it [runs](Server::run).
 #[derive(Debug)]
@@ -45,6 +55,8 @@ pub struct Server {
     signals: Option<Signals>,
     control: Option<Control>,
     source: Source,
+    program: Result<Program, String>,
+    former: Option<Taker>,
     supervisor: Supervisor,
     stop: Arc<StopFlag>,
     handle: Handle,
@@ -68,6 +80,43 @@ impl Server {
     /// As for [`bind`](Server::bind); and about a passed socket that belongs to no listener, or a named one that was not passed.
     pub fn bind_under(mut supervisor: Supervisor, config: Config) -> Result<Server, BindError> {
         let listeners = listener::listen(&config.listen, supervisor.take_passed())?;
+        Server::new(supervisor, config, listeners, None)
+    }
+
+    /// Takes over from the process that has its control socket at `path`: its listeners, as far as `config` has them too, its control
+    /// socket, and once this server [runs](Server::run) its tunnels and the clients that wait. Until then that process goes on if
+    /// anything fails.
+    ///
+    /// # Errors
+    ///
+    /// Why that process gave nothing, or about a listener that cannot be bound, as a sentence.
+    pub fn take_over(supervisor: Supervisor, config: Config, path: &Path) -> Result<Server, String> {
+        let mut former = Taker::ask(path)?;
+        let server = former.listen(&config.listen).and_then(|listeners| {
+            let mut server = Server::new(supervisor, config, listeners, None)?;
+            server.control = former.control(server.control_path().as_deref());
+            Ok(server)
+        });
+        match server {
+            Ok(server) => Ok(Server { former: Some(former), ..server }),
+            Err(error) => {
+                let _ = former.say(Kind::Refused, &error.to_string());
+                Err(error.to_string())
+            }
+        }
+    }
+
+    /// Tells the process that has its control socket at `path`, and that has started this one to take over, why that cannot be.
+    pub fn give_up(path: &Path, why: &str) {
+        Taker::give_up(path, why);
+    }
+
+    fn new(
+        supervisor: Supervisor,
+        config: Config,
+        listeners: Vec<Listener>,
+        former: Option<Taker>,
+    ) -> Result<Server, BindError> {
         let addresses = listeners.iter().map(|listener| listener.address().clone()).collect();
         let (poll, waker) = Poll::new()
             .and_then(|poll| Waker::new(poll.registry(), WAKE).map(|waker| (poll, Arc::new(waker))))
@@ -83,6 +132,8 @@ impl Server {
             signals: None,
             control: None,
             source,
+            program: Err("this program has not said how it is started anew".to_owned()),
+            former,
             supervisor,
             stop,
             handle,
@@ -106,13 +157,7 @@ impl Server {
     ///
     /// If a path is said and cannot be bound.
     pub fn open_control(&mut self) -> Result<(), BindError> {
-        let first = self.listeners.iter().find(|listener| Some(listener.listen()) == self.config.listen.first());
-        let first = first.map(|listener| match listener.listen() {
-            passed @ Listen::Passed(_) => passed.clone(),
-            // With the port that the kernel gave.
-            _ => Listen::Address(listener.address().clone()),
-        });
-        let Some(path) = self.config.control.path(first.as_ref()) else { return Ok(()) };
+        let Some(path) = self.control_path().filter(|_| self.control.is_none()) else { return Ok(()) };
         self.control = match (Control::bind(&path), &self.config.control) {
             (Err(error), config::Control::Default) => {
                 log::warn!("event=no-control why=\"{error}\"");
@@ -121,6 +166,23 @@ impl Server {
             (bound, _) => Some(bound?),
         };
         Ok(())
+    }
+
+    /// Where the control socket is to be.
+    fn control_path(&self) -> Option<PathBuf> {
+        let first = self.listeners.iter().find(|listener| Some(listener.listen()) == self.config.listen.first());
+        let first = first.map(|listener| match listener.listen() {
+            passed @ Listen::Passed(_) => passed.clone(),
+            // With the port that the kernel gave.
+            _ => Listen::Address(listener.address().clone()),
+        });
+        self.config.control.path(first.as_ref())
+    }
+
+    /// Says how this program is started anew when it is asked to give its place to a new process: the program at `path`, with
+    /// `arguments` behind its name; or why it cannot be.
+    pub fn upgrade_by(&mut self, path: PathBuf, arguments: Result<Vec<OsString>, String>) {
+        self.program = arguments.map(|arguments| Program { path, arguments });
     }
 
     /// Says how the configuration is read again, on SIGHUP or when the control socket is asked to: by `read`, which gives it or a

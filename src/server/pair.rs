@@ -1,6 +1,7 @@
 //! The two sockets of a session, and the moving of bytes between them.
 
 use std::io::{self, ErrorKind};
+use std::os::fd::BorrowedFd;
 
 use mio::Registry;
 
@@ -78,6 +79,8 @@ pub struct Pair {
 pub struct Noted {
     /// It waits in the run queue.
     pub is_queued: bool,
+    /// It is on its way to another process: nothing is done about what happens.
+    pub is_frozen: bool,
     /// Its client will send nothing more.
     pub hung_up: bool,
     /// Its deadline has passed.
@@ -111,6 +114,26 @@ impl Pair {
         Pair { session, sockets, armed: None, noted: Noted::default(), spent_kib: 0 }
     }
 
+    /// A session that comes from another process, and its sockets.
+    pub fn moved(session: Session, sockets: Both<Option<SocketKey>>) -> Pair {
+        Pair { session, sockets, armed: None, noted: Noted::default(), spent_kib: 0 }
+    }
+
+    /// The descriptors of its sockets, the client's first.
+    pub fn descriptors<'t>(&self, table: &'t Table) -> impl Iterator<Item = BorrowedFd<'t>> {
+        let keys = Side::BOTH.map(|side| self.sockets[side]);
+        keys.into_iter().flatten().filter_map(|key| table.descriptor(key))
+    }
+
+    /// Lets go of its sockets, which another process has.
+    pub fn let_go(&mut self, net: &mut Net) {
+        for side in Side::BOTH {
+            if let Some(key) = self.sockets[side].take() {
+                net.table.let_go(key, &net.registry);
+            }
+        }
+    }
+
     /// What it spent when it was last driven, in whole KiB.
     pub fn spent(&self) -> usize {
         usize::from(self.spent_kib) * 1024
@@ -141,7 +164,7 @@ impl Pair {
         #[cfg(test)]
         tests::panic_if_cursed(&self.session);
         let noted = self.noted;
-        self.noted = Noted { is_queued: noted.is_queued, ..Noted::default() };
+        self.noted = Noted { is_queued: noted.is_queued, is_frozen: noted.is_frozen, ..Noted::default() };
         let driven = if noted.is_news() { None } else { self.pass_straight(&mut budget, net, turn) };
         let driven = driven.unwrap_or_else(|| self.drive_long(noted, key, &mut budget, net, turn));
         // At most the budget, and one read and one write of each side. Who waits for a next request begins anew.

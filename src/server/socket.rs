@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use mio::event::Event;
@@ -85,6 +85,11 @@ impl Socket {
     pub fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
         let everything = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         registry.register(&mut SourceFd(&self.stream.as_raw_fd()), token, everything)
+    }
+
+    /// Asks for no more events.
+    pub fn deregister(&self, registry: &Registry) -> io::Result<()> {
+        registry.deregister(&mut SourceFd(&self.stream.as_raw_fd()))
     }
 
     /// Takes note of an event.
@@ -199,6 +204,12 @@ impl Socket {
             let _ = self.stream.set_tcp_keepalive(&questions());
         }
         let _ = self.stream.set_tcp_user_timeout(Some(UNANSWERED_MAX));
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 }
 

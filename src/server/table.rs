@@ -2,6 +2,7 @@
 
 use std::io;
 use std::num::NonZeroU32;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use mio::{Registry, Token};
 use slab::Slab;
@@ -144,6 +145,19 @@ impl Table {
         {
             self.dead.push(key);
         }
+    }
+
+    /// Closes the socket at `key`, which another process has: the kernel forgets its registration only if it is told to.
+    pub fn let_go(&mut self, key: SocketKey, registry: &Registry) {
+        if let Some(socket) = self.socket(key) {
+            let _ = socket.deregister(registry);
+        }
+        self.close(key);
+    }
+
+    /// The descriptor of the socket at `key`, if it is open.
+    pub fn descriptor(&self, key: SocketKey) -> Option<BorrowedFd<'_>> {
+        self.open(key).map(AsFd::as_fd)
     }
 
     /// Frees the places of closed sockets.

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::os::signals::{Asked, Signals};
 use crate::proxy::record::Quoted;
 use crate::proxy::session::Session;
-use crate::server::control::Request;
+use crate::server::control::{Connection, Request};
 use crate::server::event_loop::{CONTROL, EventLoop, connections_max, keeping};
 use crate::server::listener::Listener;
 use crate::server::stop::Stop;
@@ -22,17 +22,30 @@ impl EventLoop {
         let Some(control) = &mut self.control else { return };
         control.attend(&self.net.registry, CONTROL, self.turn.now);
         while let Some((connection, request)) = self.control.as_mut().and_then(|control| control.next_request()) {
-            let answer = match request {
-                Request::Status => Ok(self.status()),
-                Request::Reload => self.reload(),
-                Request::Stop => Ok(self.stop_as_asked()),
-            };
-            if let Some(control) = &mut self.control {
-                control.answer(connection, answer);
+            match request {
+                Request::Status => self.answer(connection, Ok(self.status())),
+                Request::Reload => {
+                    let outcome = self.reload();
+                    self.answer(connection, outcome);
+                }
+                Request::Stop => {
+                    let told = self.stop_as_asked();
+                    self.answer(connection, Ok(told));
+                }
+                Request::Upgrade { binary } => self.upgrade(binary, Some(connection)),
+                Request::TakeOver { version } => self.hand_over_to(connection, version),
+                Request::GiveUp { why } => self.give_up_upgrade(connection, &why),
             }
         }
         if let Some(control) = &mut self.control {
             control.settle(self.turn.now);
+        }
+    }
+
+    pub(super) fn answer(&mut self, connection: Connection, answer: Result<JsonValue, String>) {
+        if let Some(control) = &mut self.control {
+            control.answer(connection, answer);
+            control.stir(self.turn.now);
         }
     }
 
@@ -45,6 +58,7 @@ impl EventLoop {
                 Asked::Stop => drop(self.stop_as_asked()),
                 // The log has told what came of it.
                 Asked::Reload => drop(self.reload()),
+                Asked::Upgrade => self.upgrade(None, None),
             }
         }
         match self.stop.take() {
@@ -96,7 +110,9 @@ impl EventLoop {
 
     /// Reads the configuration again and puts it in force. With the least thing wrong, all stays as it is.
     fn reload(&mut self) -> Result<JsonValue, String> {
+        self.supervisor.reloading();
         let outcome = self.read_and_replace();
+        self.supervisor.ready(&self.listeners);
         match &outcome {
             Ok(told) => log::info!(
                 "reloaded listeners={} routes={} upstreams={}",
@@ -110,8 +126,11 @@ impl EventLoop {
     }
 
     fn read_and_replace(&mut self) -> Result<JsonValue, String> {
-        if self.stop_by.is_some() {
+        if self.is_ending() {
             return Err("hawkey is stopping".to_owned());
+        }
+        if self.upgrade.is_some() {
+            return Err("an upgrade is under way".to_owned());
         }
         let config = self.source.read()?;
         // That may have taken a while.
