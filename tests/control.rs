@@ -154,7 +154,7 @@ fn what_is_no_request_gets_a_sentence() {
     for (bytes, part) in [
         (b"GET / HTTP/1.1\r\n".to_vec(), "a request is one JSON object on a line"),
         (b"{\"protocol\":9,\"ask\":\"status\"}\n".to_vec(), "version 1 of the control protocol, not 9"),
-        (b"{\"protocol\":1,\"ask\":\"dance\"}\n".to_vec(), "can be asked for status, reload and stop"),
+        (b"{\"protocol\":1,\"ask\":\"dance\"}\n".to_vec(), "can be asked for status, reload, upgrade and stop"),
         (vec![b' '; REQUEST_BYTES_MAX], "a request has at most 1024 bytes"),
         (vec![b' '; 1 << 20], "a request has at most 1024 bytes"),
     ] {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use jzon::{JsonValue, array, object};
 use mio::Token;
 
-use crate::config::Config;
+use crate::config::{Config, Listen};
 use crate::os::signals::{Asked, Signals};
 use crate::proxy::record::Quoted;
 use crate::proxy::session::Session;
@@ -155,14 +155,11 @@ impl EventLoop {
 
     /// Opens the listeners that are new, then closes those that are no longer named. Who waits at one of them is taken in.
     fn replace_listeners(&mut self, config: &Config) -> Result<(), String> {
-        let mut added = Vec::new();
-        let mut former: Vec<_> = self.listeners.iter().map(Listener::listen).collect();
-        for listen in &config.listen {
-            match former.iter().position(|former| *former == listen) {
-                Some(place) => drop(former.swap_remove(place)),
-                None => added.push(listen),
-            }
-        }
+        // A supervisor may have passed several sockets for one.
+        let current = |listen: &&Listen| self.listeners.iter().any(|listener| listener.listen() == *listen);
+        let added: Vec<_> = config.listen.iter().filter(|listen| !current(listen)).collect();
+        let former: Vec<_> =
+            self.listeners.iter().map(Listener::listen).filter(|listen| !config.listen.contains(listen)).collect();
         if let Some((new, old)) =
             added.iter().find_map(|new| former.iter().find(|old| old.overlaps(new)).map(|old| (new, old)))
         {
