@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use support::*;
 
 /// A supervisor that hears what it is told.
@@ -92,6 +93,30 @@ fn it_is_told_when_clients_are_served_and_when_the_end_begins() {
         assert_eq!(proxy.wait().code(), Some(0));
         supervisor.hears_nothing();
     }
+}
+
+#[test]
+fn it_is_told_of_a_reload_whatever_comes_of_it() {
+    let (supervisor, origin) = (Supervisor::at_a_path(), Origin::saying("ok"));
+    let proxy = supervisor.start(&to(&origin), &[]);
+    let ready = supervisor.hears();
+    let reloads = || {
+        let before = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        proxy.signal(Signal::HUP);
+        let told = supervisor.hears();
+        let after = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let micros = told.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")?.parse::<i64>().ok());
+        let at = micros.unwrap_or_else(|| panic!("expected a time in {told:?}"));
+        let micros_of = |time: rustix::time::Timespec| time.tv_sec * 1_000_000 + time.tv_nsec / 1000;
+        assert!((micros_of(before)..=micros_of(after)).contains(&at), "{told}: not while it was reloading");
+        assert!(told.starts_with("RELOADING=1\n"), "{told}");
+        assert_eq!(supervisor.hears(), ready);
+    };
+    reloads();
+    proxy.wait_for_log(&["reloaded"]);
+    proxy.configure("timeouts = 5");
+    reloads();
+    proxy.wait_for_log(&["event=reload-failed"]);
 }
 
 #[test]
@@ -180,10 +205,10 @@ fn an_embedded_server_tells_nobody() {
     supervisor.hears_nothing();
 }
 
-/// hawkey with `config`, and with `socket` passed as a supervisor passes one that it calls `name`.
+/// hawkey with `config`, and with `socket` passed as a supervisor passes one that it calls `name`, as 3; as 4 too, but nobody says so.
 fn passing(socket: impl Into<OwnedFd>, name: &str, config: &Path) -> Command {
     let mut command = Command::new("sh");
-    let run = "export LISTEN_PID=$$; exec \"$0\" -c \"$1\" 3<&0 </dev/null";
+    let run = "export LISTEN_PID=$$; exec \"$0\" --control off -c \"$1\" 3<&0 4<&0 </dev/null";
     command.args(["-c", run, env!("CARGO_BIN_EXE_hawkey")]).arg(config).stdin(Stdio::from(socket.into()));
     command.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", name).env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");
     command
@@ -218,6 +243,24 @@ fn a_passed_socket_is_listened_on_by_its_address_or_by_its_name() {
         // The supervisor still has it, and clients wait for the next process.
         std::net::TcpStream::connect(address).unwrap();
     }
+}
+
+#[test]
+fn several_sockets_of_one_name_stay_when_the_configuration_is_read_again() {
+    let origin = Origin::saying("ok");
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = format!("listen = \"systemd:web\"\n{}", to(&origin));
+    let proxy = Proxy::launch(&config, LogPipe::Collected, |config| {
+        // Two descriptors of one socket: to hawkey they are two.
+        let mut command = passing(socket, "web:web", config);
+        command.env("LISTEN_FDS", "2");
+        command
+    });
+    let before = proxy.descriptors();
+    proxy.signal(Signal::HUP);
+    proxy.wait_for_log(&["reloaded listeners=1"]);
+    assert_eq!(Client::connect(&proxy).get("/").status(), 200);
+    eventually("both are still there", || proxy.descriptors() == before + 1);
 }
 
 #[test]

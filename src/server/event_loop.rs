@@ -211,7 +211,7 @@ impl EventLoop {
     }
 
     fn sleep(&mut self) -> io::Result<()> {
-        let timeout = if !self.queue.is_empty() || self.may_accept() {
+        let timeout = if self.is_asked || !self.queue.is_empty() || self.may_accept() {
             Some(Duration::ZERO)
         } else {
             let paused = self.accept_paused_until.filter(|_| self.listeners.iter().any(|listener| listener.is_ready));
