@@ -98,6 +98,8 @@ pub struct EventLoop {
     /// Pairs that have ended; their places are freed at the end of the turn.
     dead: Vec<PairKey>,
     deadlines: Deadlines,
+    /// Nothing but an entry of them that no longer counts has woken the loop.
+    has_woken_in_vain: bool,
     net: Net,
     turn: Turn,
     sessions: u64,
@@ -162,6 +164,7 @@ impl EventLoop {
             queue: RunQueue::default(),
             dead: Vec::new(),
             deadlines: Deadlines::with_bytes(now, TABLE_BYTES),
+            has_woken_in_vain: false,
             net,
             turn: Turn::new(now, policy),
             sessions: 0,
@@ -256,6 +259,7 @@ impl EventLoop {
         while let Some((tick, key)) = self.deadlines.next_fired() {
             let Some(pair) = self.pairs.get_mut(key.0 as usize) else { continue };
             if !self.deadlines.counts(tick, pair.armed) {
+                self.has_woken_in_vain |= self.events.is_empty();
                 continue;
             }
             pair.armed = None;
@@ -312,8 +316,9 @@ impl EventLoop {
             table::shrink(&mut self.pairs);
         }
         self.net.table.bury();
-        // Ended sessions leave entries behind, which may be far from firing.
-        if self.deadlines.len() > self.pairs.len() + self.pairs.len() / 4 + DEADLINES_SPARE {
+        // Entries that were overtaken may be far from firing; and where one has woken the loop, there are others that would.
+        let are_many = self.deadlines.len() > self.pairs.len() + self.pairs.len() / 4 + DEADLINES_SPARE;
+        if std::mem::take(&mut self.has_woken_in_vain) || are_many {
             let pairs = &self.pairs;
             self.deadlines.sweep(|PairKey(key)| pairs.get(key as usize)?.armed);
         }
