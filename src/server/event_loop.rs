@@ -219,15 +219,13 @@ impl EventLoop {
         } else {
             let paused = self.accept_paused_until.filter(|_| self.listeners.iter().any(|listener| listener.is_ready));
             let lines = self.lines_wait.then(|| self.turn.now + LINES_RETRY);
-            let mut timeout = self.deadlines.next_in();
             let control = self.control.as_ref().and_then(Control::due);
             let watch = self.supervisor.next_due();
             let upgrade = self.upgrade.as_ref().map(|upgrade| upgrade.next_due(self.turn.now));
-            for wake in [self.net.upstreams.next_due(), paused, lines, control, watch, upgrade, self.stop_by] {
-                let wait = wake.map(|instant| instant.saturating_duration_since(self.turn.now));
-                timeout = [timeout, wait].into_iter().flatten().min();
-            }
-            timeout
+            let wakes = [self.net.upstreams.next_due(), paused, lines, control, watch, upgrade, self.stop_by];
+            let wake = wakes.into_iter().flatten().min();
+            let wait = wake.map(|instant| instant.saturating_duration_since(self.turn.now));
+            [self.deadlines.next_in(), wait].into_iter().flatten().min()
         };
         match self.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
