@@ -67,7 +67,7 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: "config",
         names: &["proxy", "http"],
-        crates: &["toml", "serde", "humantime"],
+        crates: &["toml", "humantime"],
         never: &[("std::thread", &[]), ("std::process", &[])],
         never_words: &["Instant", "SystemTime"],
         never_in_strings: &[],

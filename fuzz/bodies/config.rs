@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use hawkey::Config;
+use toml::de::{DeTable, DeValue};
 
 /// The input is a configuration file; its words are a command line.
 pub fn configuration(input: &[u8]) {
@@ -41,13 +42,13 @@ fn is_plain(text: &str) -> bool {
 
 /// Names would be resolved, and a name server is no part of this.
 fn asks_for_names(text: &str) -> bool {
-    let Ok(file) = text.parse::<toml::Table>() else { return false };
-    let mut values: Vec<&toml::Value> = file.values().collect();
+    let Ok(file) = DeTable::parse(text) else { return false };
+    let mut values: Vec<_> = file.get_ref().values().collect();
     while let Some(value) = values.pop() {
-        match value {
-            toml::Value::String(text) if is_name(text) => return true,
-            toml::Value::Array(array) => values.extend(array),
-            toml::Value::Table(table) => values.extend(table.values()),
+        match value.get_ref() {
+            DeValue::String(text) if is_name(text) => return true,
+            DeValue::Array(array) => values.extend(array.iter()),
+            DeValue::Table(table) => values.extend(table.values()),
             _ => {}
         }
     }

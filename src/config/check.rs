@@ -38,7 +38,7 @@ pub(super) fn control_alone(text: &str) -> Result<Config, ConfigError> {
 
 fn draft_of(text: &str, read: fn(&mut Draft, &File)) -> Result<Config, ConfigError> {
     let fail = |flaws| ConfigError::new(Source::File("configuration".to_owned()), text, flaws);
-    let file: File = toml::from_str(text).map_err(|error| fail(vec![error.into()]))?;
+    let file = File::parse(text).map_err(|flaw| fail(vec![flaw]))?;
     let mut draft = Draft::default();
     read(&mut draft, &file);
     draft.finish().map_err(fail)

@@ -88,26 +88,13 @@ impl Placed {
 }
 
 impl From<toml::de::Error> for Placed {
-    /// The parser's own errors, in our words where it speaks of Rust's types.
     fn from(error: toml::de::Error) -> Placed {
-        let message = error.message();
-        let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-        let flaw = match (message.strip_prefix("unknown field "), quoted.split_first()) {
-            (Some(_), Some((key, known))) => unknown_key(key, known),
-            _ => {
-                let plain =
-                    message.replace(" map,", " table,").replace("a sequence", "a list").replace("sequence,", "list,");
-                match plain.as_str() {
-                    "invalid type: table, expected a list" => Flaw::new(plain).help("write it as `[[route]]`"),
-                    _ => Flaw::new(plain),
-                }
-            }
-        };
-        Placed { flaw, span: error.span(), earlier: None }
+        Placed { flaw: Flaw::new(error.message()), span: error.span(), earlier: None }
     }
 }
 
-fn unknown_key(key: &str, known: &[&str]) -> Flaw {
+/// A key that its table, which has the `known` ones, has not.
+pub(super) fn unknown_key(key: &str, known: &[&str]) -> Flaw {
     let flaw = Flaw::new(format!("unknown key `{key}`"));
     let homes: Vec<String> = KEYS
         .iter()

@@ -5,79 +5,120 @@
 
 use std::fmt;
 
-use serde::Deserialize;
-use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
-/// The whole file.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub(super) struct File {
-    pub(super) listen: Option<Spanned<Texts>>,
-    pub(super) control: Option<Spanned<String>>,
-    pub(super) trusted: Option<Spanned<Texts>>,
-    pub(super) fault_status: Option<Spanned<Scalar>>,
-    pub(super) http_1_0: Option<Spanned<Scalar>>,
-    pub(super) route: Vec<Spanned<Route>>,
-    pub(super) timeouts: Timeouts,
-    pub(super) limits: Limits,
-    pub(super) upstream: Upstream,
+use super::error::{Flaw, Placed, unknown_key};
+
+/// The table of these keys. There are no others in it, and none of them must be.
+macro_rules! table {
+    ($(#[$about:meta])* $table:ident { $($key:literal => $field:ident: $written:ty,)* }) => {
+        $(#[$about])*
+        #[derive(Debug, Default)]
+        pub(super) struct $table {
+            $(pub(super) $field: $written,)*
+        }
+
+        impl $table {
+            const KEYS: &[&str] = &[$($key),*];
+
+            fn of(entries: &DeTable<'_>) -> Result<$table, Placed> {
+                let mut table = $table::default();
+                for (key, value) in entries {
+                    match key.get_ref().as_ref() {
+                        $($key => table.$field = Written::read(value)?,)*
+                        unknown => return Err(unknown_key(unknown, $table::KEYS).at(key.span())),
+                    }
+                }
+                Ok(table)
+            }
+        }
+
+        impl Written for $table {
+            fn read(value: &Value<'_>) -> Result<$table, Placed> {
+                match value.get_ref() {
+                    DeValue::Table(entries) => $table::of(entries),
+                    _ => Err(mistaken(value, "a table").at(value.span())),
+                }
+            }
+        }
+    };
 }
 
-/// One `[[route]]`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub(super) struct Route {
-    #[serde(rename = "match")]
-    pub(super) matching: Option<Spanned<String>>,
-    pub(super) to: Option<Spanned<Texts>>,
-    pub(super) strip: bool,
-    pub(super) dot_segments: bool,
+table! {
+    /// The whole file.
+    File {
+        "listen" => listen: Option<Spanned<Texts>>,
+        "control" => control: Option<Spanned<String>>,
+        "trusted" => trusted: Option<Spanned<Texts>>,
+        "fault_status" => fault_status: Option<Spanned<Scalar>>,
+        "http_1_0" => http_1_0: Option<Spanned<Scalar>>,
+        "route" => route: Vec<Spanned<Route>>,
+        "timeouts" => timeouts: Timeouts,
+        "limits" => limits: Limits,
+        "upstream" => upstream: Upstream,
+    }
 }
 
-/// `[timeouts]`: durations.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub(super) struct Timeouts {
-    pub(super) head: Option<Spanned<Scalar>>,
-    pub(super) keep_alive: Option<Spanned<Scalar>>,
-    pub(super) connect: Option<Spanned<Scalar>>,
-    pub(super) upgrade: Option<Spanned<Scalar>>,
-    pub(super) response: Option<Spanned<Scalar>>,
-    pub(super) idle: Option<Spanned<Scalar>>,
-    pub(super) tunnel: Option<Spanned<Scalar>>,
-    pub(super) linger: Option<Spanned<Scalar>>,
-    pub(super) drain: Option<Spanned<Scalar>>,
+table! {
+    /// One `[[route]]`.
+    Route {
+        "match" => matching: Option<Spanned<String>>,
+        "to" => to: Option<Spanned<Texts>>,
+        "strip" => strip: bool,
+        "dot_segments" => dot_segments: bool,
+    }
 }
 
-/// `[limits]`: sizes and counts.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub(super) struct Limits {
-    pub(super) connections: Option<Spanned<Scalar>>,
-    pub(super) head: Option<Spanned<Scalar>>,
-    pub(super) target: Option<Spanned<Scalar>>,
-    pub(super) fields: Option<Spanned<Scalar>>,
-    pub(super) body: Option<Spanned<Scalar>>,
-    pub(super) idle_upstreams: Option<Spanned<Scalar>>,
+table! {
+    /// `[timeouts]`: durations.
+    Timeouts {
+        "head" => head: Option<Spanned<Scalar>>,
+        "keep_alive" => keep_alive: Option<Spanned<Scalar>>,
+        "connect" => connect: Option<Spanned<Scalar>>,
+        "upgrade" => upgrade: Option<Spanned<Scalar>>,
+        "response" => response: Option<Spanned<Scalar>>,
+        "idle" => idle: Option<Spanned<Scalar>>,
+        "tunnel" => tunnel: Option<Spanned<Scalar>>,
+        "linger" => linger: Option<Spanned<Scalar>>,
+        "drain" => drain: Option<Spanned<Scalar>>,
+    }
 }
 
-/// `[upstream]`: durations.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub(super) struct Upstream {
-    pub(super) cool_down: Option<Spanned<Scalar>>,
-    pub(super) idle: Option<Spanned<Scalar>>,
+table! {
+    /// `[limits]`: sizes and counts.
+    Limits {
+        "connections" => connections: Option<Spanned<Scalar>>,
+        "head" => head: Option<Spanned<Scalar>>,
+        "target" => target: Option<Spanned<Scalar>>,
+        "fields" => fields: Option<Spanned<Scalar>>,
+        "body" => body: Option<Spanned<Scalar>>,
+        "idle_upstreams" => idle_upstreams: Option<Spanned<Scalar>>,
+    }
+}
+
+table! {
+    /// `[upstream]`: durations.
+    Upstream {
+        "cool_down" => cool_down: Option<Spanned<Scalar>>,
+        "idle" => idle: Option<Spanned<Scalar>>,
+    }
 }
 
 /// Every key and the table that it belongs to; `""` is the top of the file. For those who look for one in the wrong table.
 pub(super) const KEYS: [(&str, &[&str]); 5] = [
-    ("", &["listen", "control", "trusted", "fault_status", "http_1_0", "route", "timeouts", "limits", "upstream"]),
-    ("route", &["match", "to", "strip", "dot_segments"]),
-    ("timeouts", &["head", "keep_alive", "connect", "upgrade", "response", "idle", "tunnel", "linger", "drain"]),
-    ("limits", &["connections", "head", "target", "fields", "body", "idle_upstreams"]),
-    ("upstream", &["cool_down", "idle"]),
+    ("", File::KEYS),
+    ("route", Route::KEYS),
+    ("timeouts", Timeouts::KEYS),
+    ("limits", Limits::KEYS),
+    ("upstream", Upstream::KEYS),
 ];
+
+impl File {
+    pub(super) fn parse(text: &str) -> Result<File, Placed> {
+        File::of(DeTable::parse(text)?.get_ref())
+    }
+}
 
 /// One value. Text or a number is taken for any of them, so that `check` can say what was meant by `response = 60`.
 #[derive(Debug, PartialEq, Eq)]
@@ -95,32 +136,6 @@ impl fmt::Display for Scalar {
     }
 }
 
-impl<'de> Deserialize<'de> for Scalar {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Scalar, D::Error> {
-        struct Reader;
-        impl Visitor<'_> for Reader {
-            type Value = Scalar;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("text or a whole number")
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<Scalar, E> {
-                Ok(Scalar::Text(text.to_owned()))
-            }
-
-            fn visit_i64<E: Error>(self, number: i64) -> Result<Scalar, E> {
-                Ok(Scalar::Integer(number))
-            }
-
-            fn visit_i128<E: Error>(self, _: i128) -> Result<Scalar, E> {
-                Err(E::custom("this number is too large"))
-            }
-        }
-        deserializer.deserialize_any(Reader)
-    }
-}
-
 /// One text or a list of them.
 #[derive(Debug)]
 pub(super) enum Texts {
@@ -128,47 +143,87 @@ pub(super) enum Texts {
     Many(Vec<Spanned<String>>),
 }
 
-impl<'de> Deserialize<'de> for Texts {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Texts, D::Error> {
-        struct Reader;
-        impl<'de> Visitor<'de> for Reader {
-            type Value = Texts;
+/// A value as the parser has it.
+type Value<'t> = Spanned<DeValue<'t>>;
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("text or a list of texts")
-            }
+/// What can be the value of a key.
+trait Written: Sized {
+    fn read(value: &Value<'_>) -> Result<Self, Placed>;
+}
 
-            fn visit_str<E: Error>(self, text: &str) -> Result<Texts, E> {
-                Ok(Texts::One(text.to_owned()))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Texts, A::Error> {
-                let mut texts = Vec::new();
-                while let Some(text) = list.next_element()? {
-                    texts.push(text);
-                }
-                Ok(Texts::Many(texts))
-            }
-        }
-        deserializer.deserialize_any(Reader)
+impl<T: Written> Written for Option<T> {
+    fn read(value: &Value<'_>) -> Result<Option<T>, Placed> {
+        T::read(value).map(Some)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl<T: Written> Written for Spanned<T> {
+    fn read(value: &Value<'_>) -> Result<Spanned<T>, Placed> {
+        Ok(Spanned::new(value.span(), T::read(value)?))
+    }
+}
 
-    #[test]
-    fn the_list_of_keys_is_the_one_that_the_parser_knows() {
-        for (table, keys) in KEYS {
-            let text = match table {
-                "" => "unheard_of = 1".to_owned(),
-                "route" => "[[route]]\nunheard_of = 1".to_owned(),
-                table => format!("[{table}]\nunheard_of = 1"),
-            };
-            let message = toml::from_str::<File>(&text).unwrap_err().message().to_owned();
-            let known: Vec<&str> = message.split('`').skip(3).step_by(2).collect();
-            assert_eq!(known, keys, "keys of [{table}], from: {message}");
+impl Written for Vec<Spanned<Route>> {
+    fn read(value: &Value<'_>) -> Result<Vec<Spanned<Route>>, Placed> {
+        match value.get_ref() {
+            DeValue::Array(list) => list.iter().map(Written::read).collect(),
+            DeValue::Table(_) => Err(mistaken(value, "a list").help("write it as `[[route]]`").at(value.span())),
+            _ => Err(mistaken(value, "a list").at(value.span())),
         }
     }
+}
+
+impl Written for Texts {
+    fn read(value: &Value<'_>) -> Result<Texts, Placed> {
+        match value.get_ref() {
+            DeValue::String(text) => Ok(Texts::One(text.to_string())),
+            DeValue::Array(list) => list.iter().map(Written::read).collect::<Result<_, _>>().map(Texts::Many),
+            _ => Err(mistaken(value, "text or a list of texts").at(value.span())),
+        }
+    }
+}
+
+impl Written for Scalar {
+    fn read(value: &Value<'_>) -> Result<Scalar, Placed> {
+        match value.get_ref() {
+            DeValue::String(text) => Ok(Scalar::Text(text.to_string())),
+            DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
+                Ok(number) => Ok(Scalar::Integer(number)),
+                Err(_) => Err(Flaw::new("this number is too large").at(value.span())),
+            },
+            _ => Err(mistaken(value, "text or a whole number").at(value.span())),
+        }
+    }
+}
+
+impl Written for String {
+    fn read(value: &Value<'_>) -> Result<String, Placed> {
+        match value.get_ref() {
+            DeValue::String(text) => Ok(text.to_string()),
+            _ => Err(mistaken(value, "a string").at(value.span())),
+        }
+    }
+}
+
+impl Written for bool {
+    fn read(value: &Value<'_>) -> Result<bool, Placed> {
+        match value.get_ref() {
+            DeValue::Boolean(yes) => Ok(*yes),
+            _ => Err(mistaken(value, "a boolean").at(value.span())),
+        }
+    }
+}
+
+/// That `value` is something else.
+fn mistaken(value: &Value<'_>, expected: &str) -> Flaw {
+    let found = match value.get_ref() {
+        DeValue::String(text) => format!("string {text:?}"),
+        DeValue::Integer(number) => format!("integer `{number}`"),
+        DeValue::Float(number) => format!("floating point `{number}`"),
+        DeValue::Boolean(yes) => format!("boolean `{yes}`"),
+        DeValue::Datetime(_) => "date".to_owned(),
+        DeValue::Array(_) => "list".to_owned(),
+        DeValue::Table(_) => "table".to_owned(),
+    };
+    Flaw::new(format!("invalid type: {found}, expected {expected}"))
 }
