@@ -70,7 +70,7 @@ pub(super) fn words(words: &[&str]) -> Result<Config, ConfigError> {
         draft.route(&matching, to.parts(','), false, false);
     }
     draft.require_both("as in `hawkey :8080 /=127.0.0.1:3000`", "as in `hawkey :8080 /=127.0.0.1:3000`");
-    draft.finish().map_err(|flaws| ConfigError::new(Source::Words("command line"), words.join(" "), flaws))
+    draft.finish().map_err(|flaws| ConfigError::new(Source::Words("command line"), &words.join(" "), flaws))
 }
 
 /// See [`Config::listen`].
@@ -91,7 +91,7 @@ pub(super) fn route(config: Config, matching: &str, to: &[&str]) -> Result<Confi
         start += text.len() + 1;
     }
     draft.route(&Part { text: matching, span: 0..matching.len() }, parts, false, false);
-    draft.finish().map_err(|flaws| ConfigError::new(Source::Words("route"), line, flaws))
+    draft.finish().map_err(|flaws| ConfigError::new(Source::Words("route"), &line, flaws))
 }
 
 /// A text and where it stands: in a file with its quotes, on a command line as it is.

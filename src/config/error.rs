@@ -113,9 +113,15 @@ pub(super) fn unknown_key(key: &str, known: &[&str]) -> Flaw {
 }
 
 impl ConfigError {
-    pub(super) fn new(source: Source, text: impl Into<String>, mut flaws: Vec<Placed>) -> ConfigError {
-        flaws.sort_by_key(|placed| placed.span.as_ref().map_or(usize::MAX, |span| span.start));
-        ConfigError { source, text: text.into(), flaws }
+    pub(super) fn new(source: Source, text: &str, found: Vec<Placed>) -> ConfigError {
+        let start = |placed: &Placed| placed.span.as_ref().map_or(usize::MAX, |span| span.start);
+        // A slice's own sort would be 7 KB of program for it.
+        let mut flaws = Vec::new();
+        for placed in found {
+            let place = flaws.partition_point(|earlier| start(earlier) <= start(&placed));
+            flaws.insert(place, placed);
+        }
+        ConfigError { source, text: text.to_owned(), flaws }
     }
 
     /// The same error, told of a file of this name. Until it has one, a file is called `configuration`.
