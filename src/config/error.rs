@@ -201,11 +201,11 @@ impl fmt::Display for Plain<'_> {
 /// The member of `known` that `word` was most likely meant to be, if any is near: at most a third of its letters off, where
 /// two neighbours that changed places are one mistake.
 pub fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
-    let word = word.to_lowercase();
+    let word = word.to_ascii_lowercase();
     let allowed = |candidate: &str| (candidate.chars().count().max(word.chars().count()) / 3).max(1);
     known
         .iter()
-        .map(|candidate| (distance(&word, &candidate.to_lowercase()), *candidate))
+        .map(|candidate| (distance(&word, &candidate.to_ascii_lowercase()), *candidate))
         .filter(|(distance, candidate)| *distance <= allowed(candidate))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
