@@ -77,8 +77,7 @@ fn obey(arguments: Arguments) -> Result<ExitCode, Failure> {
 }
 
 fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
-    // Now, while it is what was started: by the time of an upgrade, another binary has its place.
-    let program = env::current_exe().unwrap_or_else(|_| env::args_os().next().unwrap_or_default().into());
+    let program = program();
     let config = configuration(&arguments)?;
     hawkey::start_log(arguments.log.as_deref()).map_err(Failure::Usage)?;
     let cannot = |error: hawkey::BindError| Failure::Run(error.to_string());
@@ -105,6 +104,14 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let ended = server.stop_on_signals().and_then(|()| server.run());
     ended.map_err(|error| Failure::Run(format!("hawkey cannot go on: {error}")))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The path of this program, to be told while it is what was started: by the time of an upgrade, another binary has its place. As it was
+/// said, because a symbolic link may lead elsewhere by then.
+fn program() -> path::PathBuf {
+    let said = env::args_os().next().map(path::PathBuf::from).unwrap_or_default();
+    let absolute = path::absolute(&said).ok().filter(|path| said.components().count() > 1 && path.is_file());
+    absolute.or_else(|| env::current_exe().ok()).unwrap_or(said)
 }
 
 fn configuration(arguments: &Arguments) -> Result<Config, Failure> {
