@@ -83,10 +83,13 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let cannot = |error: hawkey::BindError| Failure::Run(error.to_string());
     let supervisor = Supervisor::from_environment().map_err(cannot)?;
     let mut server = match env::var_os(hawkey::TAKE_OVER) {
-        None => Server::bind_under(supervisor, config).map_err(cannot)?,
+        None => {
+            let mut server = Server::bind_under(supervisor, config).map_err(cannot)?;
+            server.open_control().map_err(cannot)?;
+            server
+        }
         Some(former) => Server::take_over(supervisor, config, Path::new(&former)).map_err(Failure::Run)?,
     };
-    server.open_control().map_err(cannot)?;
     let again = match arguments.source {
         Source::StandardInput => {
             Err("the configuration came from standard input, which cannot be read again".to_owned())

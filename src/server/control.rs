@@ -27,6 +27,8 @@ const REQUEST_BYTES_MAX: usize = 1024;
 const CONNECTIONS_MAX: usize = 16;
 /// From the accept until the answer has been taken. A program needs no millisecond for it; a person who types needs less.
 const CONVERSATION_MAX: Duration = Duration::from_secs(10);
+/// The same once another process has the socket, which this one must not outlive for long.
+const FAREWELL_MAX: Duration = Duration::from_millis(500);
 /// How soon accepting is tried again for which there was no descriptor, and how often the log tells of it.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -116,8 +118,12 @@ impl Control {
         self.door.iter_mut().for_each(|door| door.file.settle());
     }
 
-    /// Lets go of the socket, which another process has. Who is connected is answered here.
-    pub fn let_go(&mut self, registry: &Registry) {
+    /// Lets go of the socket, which another process has. Who is connected is answered here, if it asks soon.
+    pub fn let_go(&mut self, registry: &Registry, now: Instant) {
+        for connection in &mut self.connections {
+            connection.until = connection.until.min(now + FAREWELL_MAX);
+        }
+        self.due = Some(now);
         if let Some(mut door) = self.door.take() {
             door.file = SocketFile::Theirs;
             let _ = registry.deregister(&mut SourceFd(&door.socket.as_raw_fd()));

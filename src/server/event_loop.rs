@@ -119,8 +119,7 @@ pub struct EventLoop {
 impl EventLoop {
     /// The loop of a server that listens already.
     pub fn new(server: Server) -> io::Result<EventLoop> {
-        let Server { config, poll, mut listeners, signals, control, source, program, former, stop, supervisor, .. } =
-            server;
+        let Server { config, poll, mut listeners, signals, control, source, program, stop, supervisor, .. } = server;
         let now = Instant::now();
         let mut next_listener = LISTENERS;
         for listener in &mut listeners {
@@ -154,7 +153,7 @@ impl EventLoop {
             upgrade: None,
             successor: None,
             has_left: false,
-            former,
+            former: None,
             since: SystemTime::now(),
             supervisor,
             stop,
@@ -178,9 +177,11 @@ impl EventLoop {
         })
     }
 
-    /// Turns until the process is asked to stop and nothing is left to do.
-    pub fn run(mut self) -> io::Result<()> {
-        self.take_over()?;
+    /// Takes the place of the `former` process, if there is one; then turns until the process is asked to stop and nothing is left to do.
+    pub fn run(mut self, former: Option<Taker>) -> io::Result<()> {
+        if let Some(former) = former {
+            self.take_over(former)?;
+        }
         self.supervisor.ready(&self.listeners);
         self.lines_wait = journal::flush();
         while !self.is_done() {
@@ -203,9 +204,13 @@ impl EventLoop {
     }
 
     fn is_done(&self) -> bool {
-        self.is_ending()
-            && self.pairs.is_empty()
-            && !(self.has_left && self.control.as_ref().is_some_and(Control::is_busy))
+        self.is_ending() && self.pairs.is_empty() && (self.stop_by.is_some() || !self.is_needed())
+    }
+
+    /// Whether somebody still counts on a process whose place another has taken: who waits for an answer, or the process before it, which
+    /// has nobody else to give anything to.
+    fn is_needed(&self) -> bool {
+        self.former.is_some() || self.control.as_ref().is_some_and(Control::is_busy)
     }
 
     /// Whether nobody is accepted any more.
@@ -449,12 +454,17 @@ impl EventLoop {
             self.begin_to_stop();
         }
         self.stop_by = Some(self.turn.now);
+        self.part_from_successor();
         self.tell_all(Session::stop_now);
     }
 
     fn tell_all(&mut self, mut tell: impl FnMut(&mut Session, &mut Turn)) {
         let keys: Vec<_> = self.pairs.iter().map(|(key, _)| PairKey(key as u32)).collect();
         for key in keys {
+            // Whose word is on its way to another process is not heard here.
+            if self.pairs.get(key.0 as usize).is_some_and(|pair| pair.noted.is_frozen) {
+                continue;
+            }
             // First what has come meanwhile, told or not: a request that is here already has begun.
             if let Some(pair) = self.pairs.get_mut(key.0 as usize) {
                 pair.expect_client(&mut self.net);

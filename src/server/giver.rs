@@ -1,10 +1,12 @@
 //! What this process gives to the one that takes over: which sessions, in which order, and what becomes of them.
 //!
 //! A session that has been sent is frozen: nothing moves on its sockets, and what happens to them is only noted. If the taker fails before
-//! it has said that it serves, all of them thaw and go on. Then and later, those that it has are let go without a word to anybody.
+//! it has been told that they are its own, all of them thaw and go on. From then on, those that it has or may have are let go without a word
+//! to anybody: what two processes read is worse than lost.
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -43,7 +45,7 @@ pub struct Goods<'a> {
 pub enum Given {
     /// The taker has not taken over yet.
     Going,
-    /// The taker serves, and these sessions are its own now.
+    /// The taker may serve, and these sessions are its own now.
     Taken(Vec<PairKey>),
 }
 
@@ -66,9 +68,15 @@ pub struct Giver {
     outgoing: Option<(Outgoing, Cargo)>,
     /// Sessions to be sent, the first of them last.
     waiting: Vec<PairKey>,
-    /// Those that are frozen and sent, by batch, until the taker serves and has acknowledged them.
+    /// Those that are frozen and sent, by batch, until they are the taker's and acknowledged.
     batches: VecDeque<Vec<PairKey>>,
     unacknowledged: usize,
+    /// The taker serves: what it acknowledges is its own.
+    has_parted: bool,
+    /// The taker has said itself that it cannot go on.
+    is_refused: bool,
+    /// Those that have become the taker's and are not told of yet.
+    taken: Vec<PairKey>,
     heard: Instant,
     /// What has been sent.
     pub tally: Tally,
@@ -82,7 +90,9 @@ enum Next {
     Sessions,
     /// All is sent: the taker's word is awaited.
     Word,
-    /// The taker serves.
+    /// It has said that word: all is to be its own.
+    Farewell,
+    /// It serves.
     Stragglers,
 }
 
@@ -93,6 +103,8 @@ enum Cargo {
     Listener(usize),
     Control,
     Sessions(Vec<PairKey>),
+    /// All that was sent before.
+    Everything,
 }
 
 impl Giver {
@@ -108,6 +120,9 @@ impl Giver {
             waiting: waiting.into_iter().map(|(key, _)| PairKey(key as u32)).collect(),
             batches: VecDeque::new(),
             unacknowledged: 0,
+            has_parted: false,
+            is_refused: false,
+            taken: Vec::new(),
             heard: now,
             tally: Tally::default(),
         }
@@ -115,7 +130,7 @@ impl Giver {
 
     /// When the taker has been silent for too long. Once it serves, it may be.
     pub fn deadline(&self) -> Option<Instant> {
-        (self.next != Next::Stragglers).then(|| self.heard + SILENCE_MAX)
+        (!self.has_parted).then(|| self.heard + SILENCE_MAX)
     }
 
     /// Sends and hears what can be.
@@ -124,8 +139,7 @@ impl Giver {
     ///
     /// Why the taker cannot go on, as a sentence.
     pub fn advance(&mut self, goods: &mut Goods<'_>, now: Instant) -> Result<Given, String> {
-        let mut taken = Vec::new();
-        let mut is_taken = false;
+        let had_parted = self.has_parted;
         loop {
             self.send(goods, now)?;
             let message = match self.channel.receive() {
@@ -135,36 +149,45 @@ impl Giver {
             };
             self.heard = now;
             match (message.kind, self.next) {
-                (Kind::Acknowledged, next) if self.unacknowledged > 0 => {
+                (Kind::Acknowledged, _) if self.unacknowledged > 0 => {
                     self.unacknowledged -= 1;
-                    if next == Next::Stragglers {
-                        taken.extend(self.batches.pop_front().into_iter().flatten());
+                    if self.has_parted {
+                        self.taken.extend(self.batches.pop_front().into_iter().flatten());
                     }
                 }
-                (Kind::Taken, Next::Word) if self.unacknowledged == 0 => {
-                    self.next = Next::Stragglers;
-                    is_taken = true;
-                    taken.extend(self.batches.drain(..).flatten());
+                (Kind::Taken, Next::Word) if self.unacknowledged == 0 => self.next = Next::Farewell,
+                (Kind::Refused, _) => {
+                    self.is_refused = true;
+                    return Err(String::from_utf8_lossy(&message.body).into_owned());
                 }
-                (Kind::Refused, _) => return Err(String::from_utf8_lossy(&message.body).into_owned()),
                 (kind, _) => return Err(format!("the new process said {kind:?} when nothing like that was expected")),
             }
         }
-        let is_news = is_taken || !taken.is_empty();
-        Ok(if is_news { Given::Taken(taken) } else { Given::Going })
+        let is_news = self.has_parted != had_parted || !self.taken.is_empty();
+        Ok(if is_news { Given::Taken(mem::take(&mut self.taken)) } else { Given::Going })
     }
 
-    /// Once the taker serves: what else has become movable is to follow.
-    pub fn add(&mut self, keys: impl IntoIterator<Item = PairKey>) {
+    /// Once the taker serves: this is what else can follow now.
+    pub fn offer(&mut self, keys: impl IntoIterator<Item = PairKey>) {
+        self.waiting.clear();
         self.waiting.extend(keys);
     }
 
-    /// Lets everything go on as if it had never been sent: those are the sessions.
-    pub fn take_back(mut self) -> Vec<PairKey> {
-        if let Some((_, Cargo::Sessions(keys))) = self.outgoing.take() {
-            self.batches.push_back(keys);
+    /// Gives nothing more: the sessions on their way that go on here as if they had never been sent, and those that do not, because they
+    /// are the taker's or may be.
+    pub fn end(mut self) -> (Vec<PairKey>, Vec<PairKey>) {
+        // What has not come whole has not come.
+        let mut ours = match self.outgoing.take() {
+            Some((_, Cargo::Sessions(keys))) => keys,
+            _ => Vec::new(),
+        };
+        let sent = self.batches.drain(..).flatten();
+        if self.has_parted && !self.is_refused {
+            self.taken.extend(sent);
+        } else {
+            ours.extend(sent);
         }
-        self.batches.drain(..).flatten().collect()
+        (ours, self.taken)
     }
 
     fn send(&mut self, goods: &mut Goods<'_>, now: Instant) -> Result<(), String> {
@@ -179,9 +202,16 @@ impl Giver {
                 Ok(false) => return Ok(()),
                 Err(error) => return Err(format!("the new process failed: {error}")),
             }
-            if let Some((_, Cargo::Sessions(keys))) = self.outgoing.take() {
-                self.unacknowledged += 1;
-                self.batches.push_back(keys);
+            match self.outgoing.take() {
+                Some((_, Cargo::Sessions(keys))) => {
+                    self.unacknowledged += 1;
+                    self.batches.push_back(keys);
+                }
+                Some((_, Cargo::Everything)) => {
+                    self.has_parted = true;
+                    self.taken.extend(self.batches.drain(..).flatten());
+                }
+                _ => {}
             }
         }
     }
@@ -230,6 +260,10 @@ impl Giver {
                     ));
                 }
                 Next::Word => return None,
+                Next::Farewell => {
+                    self.next = Next::Stragglers;
+                    return Some((Outgoing::new(Kind::Yours, 0, |_| ()), Cargo::Everything));
+                }
             }
         }
     }
@@ -241,6 +275,10 @@ impl Giver {
             let Some(key) = self.waiting.pop() else { break };
             let Some(pair) = goods.pairs.get_mut(key.0 as usize) else { continue };
             let Some(packed) = pair.session().pack(now).filter(|_| !pair.noted.is_frozen) else { continue };
+            // One that has panicked in this turn may look like any other.
+            if pair.descriptors(goods.table).count() != packed.sockets().len() {
+                continue;
+            }
             packed.encode(&mut records);
             descriptors += packed.sockets().len();
             if packed.tunnel.is_some() {
@@ -261,7 +299,7 @@ impl Giver {
 impl Cargo {
     fn descriptors<'g>(&self, goods: &'g Goods<'_>) -> Vec<BorrowedFd<'g>> {
         match self {
-            Cargo::Nothing => Vec::new(),
+            Cargo::Nothing | Cargo::Everything => Vec::new(),
             Cargo::Listener(index) => goods.listeners.get(*index).map(AsFd::as_fd).into_iter().collect(),
             Cargo::Control => goods.control.map(|(descriptor, _)| descriptor).into_iter().collect(),
             Cargo::Sessions(keys) => {

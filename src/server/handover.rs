@@ -1,8 +1,8 @@
 //! What one process says to the next, and the next to it, while it hands over: messages with descriptors over a Unix socket.
 //!
 //! The giver sends its listeners, the control socket, and sessions in batches, of which each is acknowledged; then it says that this was
-//! all. The taker serves from the moment in which it says `Taken`: until then the giver can take everything back, and from then on it
-//! sends what becomes movable later. docs/decisions/0010-handover.md has the bytes.
+//! all. The taker says `Taken` when nothing can hinder it any more, and serves once it hears `Yours`: until the giver has said that, it can
+//! take everything back, and from then on it sends what becomes movable later. docs/decisions/0011-handover.md has the bytes.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -43,13 +43,15 @@ pub enum Kind {
     All,
     /// A batch has been understood.
     Acknowledged,
-    /// The taker serves from here on.
+    /// The taker has all of it, and is ready to serve.
     Taken,
     /// The taker cannot; the body is why.
     Refused,
+    /// The giver has let go: all that was sent is the taker's.
+    Yours,
 }
 
-const KINDS: [(u8, Kind); 8] = [
+const KINDS: [(u8, Kind); 9] = [
     (1, Kind::Listener { ours: false }),
     (2, Kind::Listener { ours: true }),
     (3, Kind::Control),
@@ -58,6 +60,7 @@ const KINDS: [(u8, Kind); 8] = [
     (6, Kind::Acknowledged),
     (7, Kind::Taken),
     (8, Kind::Refused),
+    (9, Kind::Yours),
 ];
 
 /// A message that is being sent.
@@ -181,6 +184,11 @@ impl Channel {
         self.stream.as_raw_fd()
     }
 
+    /// From here on is waited for as long as it takes.
+    pub fn set_patient(&self) -> io::Result<()> {
+        self.stream.set_read_timeout(None)
+    }
+
     /// From here on nothing is waited for.
     pub fn set_nonblocking(&self) -> io::Result<()> {
         self.stream.set_nonblocking(true)
@@ -238,7 +246,7 @@ mod tests {
     fn what_is_no_message_is_refused() {
         for (bytes, part) in [
             (b"\0\0\0\0\0\0".as_slice(), "no message begins with"),
-            (b"\x09\0\0\0\0\0", "no message begins with"),
+            (b"\x0a\0\0\0\0\0", "no message begins with"),
             (b"\x04\0\xff\xff\xff\xff", "longer than any"),
             (b"\x04\x02\0\0\0\0", "descriptors are missing"),
             (b"\x04\0", "closed the connection"),

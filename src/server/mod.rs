@@ -31,7 +31,6 @@ use crate::os::signals::Signals;
 use crate::proxy::policy::Address;
 use crate::server::control::Control;
 use crate::server::event_loop::{EventLoop, WAKE};
-use crate::server::handover::Kind;
 use crate::server::listener::Listener;
 use crate::server::source::Source;
 use crate::server::stop::StopFlag;
@@ -80,12 +79,12 @@ impl Server {
     /// As for [`bind`](Server::bind); and about a passed socket that belongs to no listener, or a named one that was not passed.
     pub fn bind_under(mut supervisor: Supervisor, config: Config) -> Result<Server, BindError> {
         let listeners = listener::listen(&config.listen, supervisor.take_passed())?;
-        Server::new(supervisor, config, listeners, None)
+        Server::new(supervisor, config, listeners)
     }
 
-    /// Takes over from the process that has its control socket at `path`: its listeners, as far as `config` has them too, its control
-    /// socket, and once this server [runs](Server::run) its tunnels and the clients that wait. Until then that process goes on if
-    /// anything fails.
+    /// Takes over from the process that has its control socket at `path`, and that has started this one: its listeners, as far as `config`
+    /// has them too, its control socket or [another](Server::open_control), and once this server [runs](Server::run) its tunnels and the
+    /// clients that wait. Until then that process goes on if anything fails.
     ///
     /// # Errors
     ///
@@ -93,14 +92,15 @@ impl Server {
     pub fn take_over(supervisor: Supervisor, config: Config, path: &Path) -> Result<Server, String> {
         let mut former = Taker::ask(path)?;
         let server = former.listen(&config.listen).and_then(|listeners| {
-            let mut server = Server::new(supervisor, config, listeners, None)?;
+            let mut server = Server::new(supervisor, config, listeners)?;
             server.control = former.control(server.control_path().as_deref());
+            server.open_control()?;
             Ok(server)
         });
         match server {
             Ok(server) => Ok(Server { former: Some(former), ..server }),
             Err(error) => {
-                let _ = former.say(Kind::Refused, &error.to_string());
+                former.refuse(&error.to_string());
                 Err(error.to_string())
             }
         }
@@ -111,12 +111,7 @@ impl Server {
         Taker::give_up(path, why);
     }
 
-    fn new(
-        supervisor: Supervisor,
-        config: Config,
-        listeners: Vec<Listener>,
-        former: Option<Taker>,
-    ) -> Result<Server, BindError> {
+    fn new(supervisor: Supervisor, config: Config, listeners: Vec<Listener>) -> Result<Server, BindError> {
         let addresses = listeners.iter().map(|listener| listener.address().clone()).collect();
         let (poll, waker) = Poll::new()
             .and_then(|poll| Waker::new(poll.registry(), WAKE).map(|waker| (poll, Arc::new(waker))))
@@ -133,7 +128,7 @@ impl Server {
             control: None,
             source,
             program: Err("this program has not said how it is started anew".to_owned()),
-            former,
+            former: None,
             supervisor,
             stop,
             handle,
@@ -207,7 +202,14 @@ impl Server {
     /// # Errors
     ///
     /// Only if the kernel's event queue fails; whatever clients and upstreams do is no error here.
-    pub fn run(self) -> io::Result<()> {
-        EventLoop::new(self)?.run()
+    pub fn run(mut self) -> io::Result<()> {
+        let former = self.former.take();
+        match (EventLoop::new(self), former) {
+            (Err(error), Some(former)) => {
+                former.refuse(&error.to_string());
+                Err(error)
+            }
+            (event_loop, former) => event_loop?.run(former),
+        }
     }
 }

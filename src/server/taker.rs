@@ -2,6 +2,7 @@
 //! later.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::mem;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -109,13 +110,14 @@ impl Taker {
         None
     }
 
-    /// The former process has gone: what nobody has a use for is closed, and its files are removed.
-    pub fn close_what_is_left(&mut self) {
-        let (listeners, control) = &mut self.left;
+    /// The former process has gone: these are the listeners that nobody has a use for, to be closed. Their files go with them, and so has
+    /// that of a control socket.
+    pub fn take_what_is_left(&mut self) -> Vec<Listener> {
+        let (listeners, control) = mem::take(&mut self.left);
+        control.into_iter().for_each(|mut control| control.own_file());
+        let mut listeners = listeners;
         listeners.iter_mut().for_each(Listener::own_file);
-        listeners.clear();
-        control.iter_mut().for_each(Control::own_file);
-        *control = None;
+        listeners
     }
 
     /// The next message about sessions.
@@ -128,6 +130,24 @@ impl Taker {
         let mut message = Outgoing::new(kind, 0, |into| into.extend_from_slice(body.as_bytes()));
         // There is always room for one: the other side reads each before it goes on.
         if self.channel.send(&mut message, &[])? { Ok(()) } else { Err(ErrorKind::WouldBlock.into()) }
+    }
+
+    /// Says why it cannot go on. It is not insisted on.
+    pub fn refuse(&self, why: &str) {
+        let _ = self.say(Kind::Refused, &format!("the new process cannot take over: {why}"));
+    }
+
+    /// Says that all of it has come, and waits until it is this process's: that is so as well if the former one has ended. For how long is
+    /// for that one to say, which would end this process rather than go on beside it.
+    pub fn take(&mut self) -> io::Result<()> {
+        self.channel.set_patient()?;
+        self.say(Kind::Taken, "")?;
+        match self.channel.receive() {
+            Ok(Message { kind: Kind::Yours, .. }) => Ok(()),
+            Ok(message) => Err(io::Error::other(format!("{:?} was not expected", message.kind))),
+            Err(error) if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// The descriptor to be watched.

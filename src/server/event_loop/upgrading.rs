@@ -128,7 +128,7 @@ impl EventLoop {
         }
         self.listeners.clear();
         if let Some(control) = &mut self.control {
-            control.let_go(&self.net.registry);
+            control.let_go(&self.net.registry, self.turn.now);
         }
         while let Some(idle) = self.net.upstreams.evict() {
             self.net.table.close(idle);
@@ -138,7 +138,8 @@ impl EventLoop {
         let (millis, still) = upgrade.millis(self.turn.now);
         let Tally { listeners, clients, tunnels } =
             upgrade.giver.as_ref().map(|(giver, _)| giver.tally).unwrap_or_default();
-        let stay = self.pairs.iter().filter(|(_, pair)| !pair.noted.is_frozen).count();
+        let stays = |pair: &Pair| !pair.noted.is_frozen && !pair.session().is_closed();
+        let stay = self.pairs.iter().filter(|(_, pair)| stays(pair)).count();
         log::info!(
             "upgraded pid={} listeners={listeners} clients={clients} tunnels={tunnels} stay={stay} still_ms={still} ms={millis}",
             upgrade.pid(),
@@ -162,7 +163,7 @@ impl EventLoop {
     fn attend_stragglers(&mut self) {
         let Some(giver) = &mut self.successor else { return };
         let movable = |pair: &Pair| !pair.noted.is_frozen && pair.session().is_movable();
-        giver.add(self.pairs.iter().filter(|(_, pair)| movable(pair)).map(|(key, _)| PairKey(key as u32)));
+        giver.offer(self.pairs.iter().filter(|(_, pair)| movable(pair)).map(|(key, _)| PairKey(key as u32)));
         let given = giver.advance(
             &mut Goods {
                 listeners: &[],
@@ -178,8 +179,7 @@ impl EventLoop {
             Ok(Given::Going) => {}
             Err(why) => {
                 log::warn!("event=successor-lost why={}", Quoted(why.as_bytes()));
-                let keys = self.successor.take().map(Giver::take_back).unwrap_or_default();
-                self.thaw(keys);
+                self.part_from_successor();
                 self.turn.stopping = true;
                 self.tell_all(|session, _| session.stop());
             }
@@ -189,14 +189,23 @@ impl EventLoop {
         }
     }
 
+    /// Nothing more follows the new process.
+    pub(super) fn part_from_successor(&mut self) {
+        let Some(successor) = self.successor.take() else { return };
+        let (ours, theirs) = successor.end();
+        self.thaw(ours);
+        self.let_go(&theirs);
+    }
+
     /// All goes on as if no upgrade had been tried.
     pub(super) fn fail_upgrade(&mut self, why: &str) {
         let Some(mut upgrade) = self.upgrade.take() else { return };
         if let Err(error) = upgrade.end() {
             log::warn!("event=upgrade-failed why=\"the new process could not be ended: {error}\"");
         }
-        let keys = upgrade.giver.map(|(giver, _)| giver.take_back()).unwrap_or_default();
-        self.thaw(keys);
+        // A process that is gone has nothing, whatever it was given.
+        let (ours, _) = upgrade.giver.map(|(giver, _)| giver.end()).unwrap_or_default();
+        self.thaw(ours);
         self.tell_of_failure(why, upgrade.asker);
     }
 
@@ -229,21 +238,24 @@ impl EventLoop {
 // Taking over.
 
 impl EventLoop {
-    /// Takes the sessions of the former process, and then its place.
-    pub(super) fn take_over(&mut self) -> io::Result<()> {
-        let Some(mut former) = self.former.take() else { return Ok(()) };
+    /// Takes the sessions of the former process, and then its place. Until it has that, nothing moves here; behind that, nothing fails.
+    pub(super) fn take_over(&mut self, mut former: Taker) -> io::Result<()> {
         if let Err(error) = self.take_all(&mut former) {
-            let _ = former.say(Kind::Refused, &format!("the new process cannot take over: {error}"));
+            former.refuse(&error.to_string());
             return Err(error);
         }
-        // It serves. Files are its own to remove from now on, first those of what its configuration no longer has.
-        former.close_what_is_left();
+        // Files are its own to remove from now on, first those of what its configuration no longer has.
         self.listeners.iter_mut().for_each(Listener::own_file);
         self.control.iter_mut().for_each(Control::own_file);
+        for left in former.take_what_is_left() {
+            self.listeners.push(left);
+            self.accept_all(self.listeners.len() - 1);
+            self.listeners.pop();
+        }
         log::info!("took-over sessions={}", self.pairs.len());
-        former.set_nonblocking()?;
-        self.poll.registry().register(&mut SourceFd(&former.raw_fd()), FORMER, Interest::READABLE)?;
-        self.former = Some(former);
+        self.former = former.set_nonblocking().is_ok().then_some(former);
+        // Of what has come behind the farewell, no event will tell.
+        self.attend_former();
         Ok(())
     }
 
@@ -259,11 +271,13 @@ impl EventLoop {
                     let last = message.body.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
                     self.sessions =
                         self.sessions.max(last.ok_or(Malformed("no number of sessions")).map_err(io::Error::other)?);
-                    return former.say(Kind::Taken, "");
+                    break;
                 }
                 kind => return Err(io::Error::other(format!("{kind:?} was not expected"))),
             }
         }
+        self.poll.registry().register(&mut SourceFd(&former.raw_fd()), FORMER, Interest::READABLE)?;
+        former.take()
     }
 
     /// What the former process could not give at once.
@@ -273,23 +287,35 @@ impl EventLoop {
             former.is_stirred = false;
             loop {
                 let received = former.receive();
-                let taken = match received {
+                let message = match received {
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                     // It has ended.
                     Err(_) => return,
-                    Ok(message) => self.adopt(message).and_then(|()| former.say(Kind::Acknowledged, "")),
+                    Ok(message) => message,
                 };
-                if let Err(error) = taken {
+                if let Err(error) = self.adopt(message) {
                     log::error!("event=take-over-failed why=\"{error}\"");
-                    return;
+                    return former.refuse(&error.to_string());
                 }
+                // Who has ended meanwhile need not know.
+                let _ = former.say(Kind::Acknowledged, "");
             }
         }
         self.former = Some(former);
     }
 
-    /// Goes on with sessions, whose sockets tell anew what they are ready for.
+    /// Goes on with all of these sessions, or with none of them.
     fn adopt(&mut self, message: Message) -> io::Result<()> {
+        let mut adopted = Vec::new();
+        let outcome = self.adopt_each(message, &mut adopted);
+        if outcome.is_err() {
+            self.let_go(&adopted);
+        }
+        outcome
+    }
+
+    /// Their sockets tell anew what they are ready for.
+    fn adopt_each(&mut self, message: Message, adopted: &mut Vec<PairKey>) -> io::Result<()> {
         let mut packed = Vec::new();
         let mut records = message.body.as_slice();
         while !records.is_empty() {
@@ -318,6 +344,7 @@ impl EventLoop {
             self.sessions = self.sessions.max(packed.number.session);
             let pair = entry.insert(Pair::moved(session, sockets));
             self.deadlines.arm(key, pair.session().deadline(), &mut pair.armed);
+            adopted.push(key);
         }
         Ok(())
     }
