@@ -20,7 +20,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 pub use client::Client;
 pub use message::{Cut, Head, Message, Stop, Wire};
 pub use origin::{Answer, Connection, Origin};
-pub use proxy::{LogPipe, Proxy, hawkey, program};
+pub use proxy::{LogPipe, Proxy, hawkey, is_alive, program};
 
 /// How long a test waits for what has to come. Long, because it only passes when something is wrong.
 pub const PATIENCE: Duration = Duration::from_secs(20);

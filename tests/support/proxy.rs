@@ -1,12 +1,14 @@
 //! A real hawkey process: started with a configuration, watched by its log, ended with the test.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use jzon::JsonValue;
 use rustix::process::{Pid, Signal};
 
 use super::origin::Origin;
@@ -23,7 +25,7 @@ pub enum LogPipe {
     Closed,
 }
 
-/// A hawkey process. It is killed when this is dropped.
+/// A hawkey process, and after an upgrade the one that has taken over. All are killed when this is dropped.
 pub struct Proxy {
     child: Child,
     log: Arc<Log>,
@@ -206,9 +208,50 @@ impl Proxy {
         }
     }
 
+    /// Has a new process take over, which must succeed; what is told, as numbers by their names. If nothing stays in the old process, that
+    /// is gone within a second.
+    pub fn upgrade(&mut self) -> JsonValue {
+        let former = self.pid();
+        let told = self.upgrade_slowly();
+        assert_eq!(told["former_pid"], former);
+        if told["stay"] == 0 {
+            self.expect_gone(former);
+        }
+        told
+    }
+
+    /// The same, whatever stays in the old process.
+    pub fn upgrade_slowly(&self) -> JsonValue {
+        let told = self.control_answer("upgrade");
+        assert!(told["error"].is_null(), "an upgrade: {told}");
+        self.wait_for_log(&[&format!(" upgraded pid={} ", told["pid"])]);
+        told
+    }
+
+    /// Process `pid`, which is or was a hawkey of this test, is gone within a second.
+    pub fn expect_gone(&mut self, pid: u32) {
+        let begun = Instant::now();
+        // The first one is a child of ours, and stays a little until it is asked for.
+        while pid == self.child.id() && self.is_running() || is_alive(pid) {
+            assert!(begun.elapsed() < Duration::from_secs(1), "process {pid} is still there after a second");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// What the control socket answers to one word, asked without a process of its own.
+    pub fn control_answer(&self, word: &str) -> JsonValue {
+        let mut stream = UnixStream::connect(self.control()).expect("hawkey has a control socket");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket can wait");
+        stream.write_all(format!("{{\"protocol\":1,\"ask\":\"{word}\"}}\n").as_bytes()).expect("hawkey listens");
+        let mut told = String::new();
+        BufReader::new(stream).read_line(&mut told).expect("hawkey answers");
+        jzon::parse(&told).unwrap_or_else(|error| panic!("{error}: {told}"))
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        rustix::process::kill_process(Pid::from_child(&self.child), signal).expect("the process takes signals");
+        let pid = Pid::from_raw(self.pid() as i32).expect("a number of a process");
+        rustix::process::kill_process(pid, signal).expect("the process takes signals");
     }
 
     /// Holds the process while `action` runs: what comes of it waits in the kernel and is seen at once, in order.
@@ -230,9 +273,11 @@ impl Proxy {
         line.trim().parse().expect("a number of switches")
     }
 
-    /// The process's number.
+    /// The process's number: of the newest, after upgrades.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        let lines = self.log.lines.lock().unwrap();
+        let newest = lines.iter().rev().find_map(|line| line.split_once(" upgraded pid=")?.1.split(' ').next());
+        newest.map_or(self.child.id(), |pid| pid.parse().expect("a number of a process"))
     }
 
     /// Asks the process to stop, as a service manager does.
@@ -240,12 +285,12 @@ impl Proxy {
         self.signal(Signal::TERM);
     }
 
-    /// Whether the process is still there.
+    /// Whether the process is still there: the first, after upgrades.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("a child can be waited for").is_none()
     }
 
-    /// How the process ends, which it must.
+    /// How the process ends, which it must: the first, after upgrades.
     pub fn wait(&mut self) -> ExitStatus {
         let begun = Instant::now();
         loop {
@@ -274,17 +319,17 @@ impl Proxy {
 
     /// How many descriptors the process holds.
     pub fn descriptors(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("the process runs").count()
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the process runs").count()
     }
 
     /// What a descriptor of the process is, as the kernel names it.
     pub fn descriptor(&self, number: u32) -> PathBuf {
-        let link = format!("/proc/{}/fd/{number}", self.child.id());
+        let link = format!("/proc/{}/fd/{number}", self.pid());
         std::fs::read_link(&link).unwrap_or_else(|error| panic!("{link}: {error}"))
     }
 
     fn proc_file(&self, name: &str) -> String {
-        std::fs::read_to_string(format!("/proc/{}/{name}", self.child.id())).expect("the process runs")
+        std::fs::read_to_string(format!("/proc/{}/{name}", self.pid())).expect("the process runs")
     }
 
     fn text(&self) -> String {
@@ -308,8 +353,30 @@ impl Drop for Proxy {
         // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if self.log().iter().any(|line| line.contains(" event=upgrade-begins ")) {
+            end_successors(&self.config);
+        }
         if std::thread::panicking() {
             eprintln!("the log of hawkey with {}:\n{}", self.config.display(), self.text());
+        }
+    }
+}
+
+/// Whether process `pid` runs, and has not just left its number behind.
+pub fn is_alive(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, stat)| !stat.starts_with(['Z', 'X'])))
+}
+
+/// Kills all that was started with this configuration, which is in no other test's hands. Successors are nobody's children.
+fn end_successors(config: &Path) {
+    let processes = std::fs::read_dir("/proc").expect("processes are listed").flatten();
+    for pid in processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
+        let is_ours = std::fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| line.split(|byte| *byte == 0).any(|word| word == config.as_os_str().as_encoded_bytes()));
+        if let Some(pid) = Pid::from_raw(pid).filter(|_| is_ours) {
+            // It may have ended already.
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
         }
     }
 }
