@@ -160,7 +160,9 @@ fn control_path(arguments: &Arguments) -> Result<path::PathBuf, Failure> {
             Config::control_path(&text).map_err(|error| run(error.in_file(&name(source))))?
         }
     };
-    path.ok_or_else(|| Failure::Run("cannot tell where the control socket is: name it by --control PATH".to_owned()))
+    path.ok_or_else(|| {
+        Failure::Run("the control socket is off, or cannot be told from this: name it by --control PATH".to_owned())
+    })
 }
 
 /// What people know a configuration by.

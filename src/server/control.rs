@@ -244,9 +244,10 @@ impl Connection {
         peers::pid(&self.stream)
     }
 
-    /// The connection itself, for a longer conversation.
-    pub fn into_stream(self) -> UnixStream {
-        self.stream
+    /// The connection itself, for a longer conversation, and what has come behind the request.
+    pub fn into_parts(self) -> (UnixStream, Vec<u8>) {
+        let end = self.request.iter().position(|byte| *byte == b'\n').map_or(self.request.len(), |end| end + 1);
+        (self.stream, self.request.get(end..).unwrap_or_default().to_vec())
     }
 
     /// Reads as much as a request may have.

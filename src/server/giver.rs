@@ -8,7 +8,6 @@ use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -108,13 +107,13 @@ enum Cargo {
 }
 
 impl Giver {
-    /// Gives to whoever is at the other end of `stream`.
-    pub fn new(stream: UnixStream, pairs: &Slab<Pair>, now: Instant) -> Giver {
+    /// Gives to whoever is at the other end of `channel`.
+    pub fn new(channel: Channel, pairs: &Slab<Pair>, now: Instant) -> Giver {
         let mut waiting: Vec<(usize, &Pair)> = pairs.iter().collect();
         // Clients that wait go first, because they wait for nobody else.
         waiting.sort_by_key(|(_, pair)| !pair.session().is_tunnel());
         Giver {
-            channel: Channel::new(stream),
+            channel,
             next: Next::Listener(0),
             outgoing: None,
             waiting: waiting.into_iter().map(|(key, _)| PairKey(key as u32)).collect(),
@@ -142,6 +141,10 @@ impl Giver {
         let had_parted = self.has_parted;
         loop {
             self.send(goods, now)?;
+            if self.has_parted != had_parted {
+                // First of all that is made known: whatever fails now, fails later.
+                break;
+            }
             let message = match self.channel.receive() {
                 Ok(message) => message,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,

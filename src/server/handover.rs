@@ -110,9 +110,9 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// Over `stream`, whose first bytes may have been read already.
-    pub fn new(stream: UnixStream) -> Channel {
-        Channel { stream, came: Vec::new(), descriptors: VecDeque::new() }
+    /// Over `stream`, of which these bytes have been read already.
+    pub fn new(stream: UnixStream, came: Vec<u8>) -> Channel {
+        Channel { stream, came, descriptors: VecDeque::new() }
     }
 
     /// Sends as much of `message` as goes now, and its `descriptors` with its first byte. Whether that was the rest.
@@ -123,6 +123,7 @@ impl Channel {
                 Ok(n) => message.sent += n,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => return Err(closed()),
                 Err(error) => return Err(error),
             }
         }
@@ -145,9 +146,11 @@ impl Channel {
             let received = passing::receive(&self.stream, room, &mut self.descriptors);
             self.came.truncate(before + *received.as_ref().unwrap_or(&0));
             match received {
-                Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "it has closed the connection")),
+                Ok(0) => return Err(closed()),
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // It has not read all that was said to it.
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return Err(closed()),
                 Err(error) => return Err(error),
             }
         }
@@ -195,6 +198,10 @@ impl Channel {
     }
 }
 
+fn closed() -> io::Error {
+    io::Error::new(ErrorKind::UnexpectedEof, "it has closed the connection")
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
@@ -206,7 +213,7 @@ mod tests {
         let (giver, taker) = UnixStream::pair().unwrap();
         giver.set_nonblocking(true).unwrap();
         taker.set_nonblocking(true).unwrap();
-        (Channel::new(giver), Channel::new(taker))
+        (Channel::new(giver, Vec::new()), Channel::new(taker, Vec::new()))
     }
 
     #[test]

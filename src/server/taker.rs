@@ -44,7 +44,7 @@ impl Taker {
         let request = object! { "protocol": PROTOCOL, "ask": "take-over", "handover": VERSION };
         let stream = connect(path, &request).map_err(failed)?;
         let (listeners, control, left) = (Vec::new(), None, (Vec::new(), None));
-        let channel = Channel::new(stream);
+        let channel = Channel::new(stream, Vec::new());
         let mut taker = Taker { channel, listeners, control, left, first: None, is_stirred: true };
         while taker.first.is_none() {
             let message = taker.channel.receive();
@@ -145,7 +145,7 @@ impl Taker {
         match self.channel.receive() {
             Ok(Message { kind: Kind::Yours, .. }) => Ok(()),
             Ok(message) => Err(io::Error::other(format!("{:?} was not expected", message.kind))),
-            Err(error) if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -165,6 +165,9 @@ fn connect(path: &Path, request: &JsonValue) -> io::Result<UnixStream> {
     let mut stream = UnixStream::connect(path)?;
     stream.set_read_timeout(Some(SILENCE_MAX))?;
     stream.set_write_timeout(Some(SILENCE_MAX))?;
-    stream.write_all(format!("{}\n", request.dump()).as_bytes())?;
-    Ok(stream)
+    match stream.write_all(format!("{}\n", request.dump()).as_bytes()) {
+        // Who is not listened to has been told so already.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(stream),
+    }
 }

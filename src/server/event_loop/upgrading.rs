@@ -16,7 +16,7 @@ use crate::proxy::side::{Both, Side};
 use crate::server::control::{Connection, Control};
 use crate::server::event_loop::{EventLoop, FORMER};
 use crate::server::giver::{Given, Giver, Goods, Tally};
-use crate::server::handover::{Kind, Message, VERSION};
+use crate::server::handover::{Channel, Kind, Message, VERSION};
 use crate::server::listener::Listener;
 use crate::server::pair::Pair;
 use crate::server::socket::Socket;
@@ -70,7 +70,8 @@ impl EventLoop {
             return self.answer(connection, Err(why));
         }
         // Until it serves or has failed, nobody is accepted: who comes waits in the kernel.
-        let giver = Giver::new(connection.into_stream(), &self.pairs, self.turn.now);
+        let (stream, came) = connection.into_parts();
+        let giver = Giver::new(Channel::new(stream, came), &self.pairs, self.turn.now);
         if let Some(upgrade) = &mut self.upgrade {
             upgrade.giver = Some((giver, self.turn.now));
         }
