@@ -288,13 +288,15 @@ impl EventLoop {
             former.is_stirred = false;
             loop {
                 let received = former.receive();
-                let message = match received {
+                let taken = match received {
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                     // It has ended.
-                    Err(_) => return,
-                    Ok(message) => message,
+                    Err(error) if error.kind() == ErrorKind::UnexpectedEof => return,
+                    // No descriptor was free, for example.
+                    Err(error) => Err(error),
+                    Ok(message) => self.adopt(message),
                 };
-                if let Err(error) = self.adopt(message) {
+                if let Err(error) = taken {
                     log::error!("event=take-over-failed why=\"{error}\"");
                     return former.refuse(&error.to_string());
                 }
