@@ -240,6 +240,32 @@ fn what_waits_for_a_stalled_reader_moves_and_so_does_an_end_behind_it() {
 }
 
 #[test]
+fn tunnels_that_move_all_they_can_move_in_the_midst_of_it() {
+    let origin = Origin::by_hand();
+    let mut proxy = before(&origin);
+    let body = random_bytes(9, MUCH);
+    let mut tunnels: Vec<_> = (0..3).map(|_| tunnel(&proxy, &origin)).collect();
+    thread::scope(|scope| {
+        let mut ends = Vec::new();
+        for (client, upstream) in &mut tunnels {
+            let (up, down) = (client.writer(), upstream.writer());
+            for (from, to) in [(up, &mut **upstream), (down, &mut **client)] {
+                let body = &body;
+                scope.spawn(move || from.send(body));
+                ends.push(scope.spawn(move || assert_same_bytes(&to.bytes(MUCH), body, "either way")));
+            }
+        }
+        let mut upgrades = 0;
+        while !ends.iter().all(|end| end.is_finished()) {
+            proxy.upgrade();
+            upgrades += 1;
+        }
+        println!("{upgrades} upgrades in the midst of 6 times {MUCH} bytes");
+        assert!(upgrades > 1, "{upgrades} upgrades");
+    });
+}
+
+#[test]
 fn half_closed_tunnels_move_as_they_are() {
     let origin = Origin::by_hand();
     let mut proxy = before(&origin);
