@@ -62,14 +62,14 @@ pub(crate) fn ask(question: &Question, path: &Path) -> Result<String, String> {
     let line = exchange(path, &request, patience).map_err(|error| told(&error, path))?;
     let answer = jzon::parse(&line).map_err(|_| format!("what answers at {} is no hawkey", path.display()))?;
     match (answer["protocol"].as_u64(), answer["error"].as_str()) {
-        (_, Some(why)) if *question == Question::Reload => {
+        (_, Some(why)) => {
             let parted = if why.contains('\n') { '\n' } else { ' ' };
-            Err(format!("the configuration stays as it was:{parted}{}", why.trim_end()))
+            Err(match question {
+                Question::Reload => format!("the configuration stays as it was:{parted}{}", why.trim_end()),
+                Question::Upgrade { .. } => format!("not upgraded:{parted}{}", why.trim_end()),
+                Question::Status { .. } | Question::Stop => why.to_owned(),
+            })
         }
-        (_, Some(why)) if matches!(question, Question::Upgrade { .. }) => {
-            Err(format!("the old process goes on: {}", why.trim_end()))
-        }
-        (_, Some(why)) => Err(why.to_owned()),
         (Some(CONTROL_PROTOCOL), None) => Ok(match question {
             Question::Status { json: true } => line,
             Question::Status { json: false } => status(&answer),

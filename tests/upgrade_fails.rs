@@ -47,6 +47,7 @@ fn a_broken_configuration_is_told_with_its_place_and_changes_nothing() {
     proxy.configure(&format!("fault_staus = 502\n{}", route(&origin)));
     let why = refusal(&proxy, &[]);
     let place = format!("--> {}:2:1", proxy.config().display());
+    assert!(why.starts_with("hawkey: not upgraded:\nerror: unknown key"), "{why}");
     assert!(why.contains(&place) && why.contains("did you mean `fault_status`?"), "{why}");
     proxy.wait_for_log(&["level=error event=upgrade-failed", &place]);
     is_echoing(&mut client, &mut upstream);
@@ -102,7 +103,7 @@ fn a_binary_that_stays_silent_is_ended_and_meanwhile_all_goes_on() {
     let begun = Instant::now();
     thread::scope(|scope| {
         let asking = scope.spawn(|| refusal(&proxy, &["--binary", silent.to_str().unwrap()]));
-        let line = proxy.wait_for_log(&[" upgrade-begins "].map(|_| "event=upgrade-begins"));
+        let line = proxy.wait_for_log(&["event=upgrade-begins"]);
         let mut exchanges = 0;
         let refused = refusal(&proxy, &[]);
         assert!(refused.contains("an upgrade is under way already"), "{refused}");
@@ -172,6 +173,10 @@ fn what_cannot_be_started_anew_says_so() {
     {
         let output = program().arg("upgrade").args(words).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
-        println!("{}", String::from_utf8_lossy(&output.stderr));
+        let why = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            why.contains("the control socket is off, or cannot be told from this: name it by --control PATH"),
+            "{why}"
+        );
     }
 }

@@ -133,7 +133,7 @@ class Scene:
         """An upgrade that must fail with these words."""
         code, said = self.upgrade(line)
         expect(f"the exit code of an upgrade that says {said}", 1, code)
-        for part in ("the old process goes on: ", *parts):
+        for part in ("not upgraded: ", *parts):
             expect_in("why it failed", part, said)
         self.goes_on()
 
@@ -340,8 +340,36 @@ def meets_impostor(stage, binary, role):
     """An impostor takes the place of the new process."""
     scene = Scene(stage, binary)
     begun = time.monotonic()
-    scene.fails(f'exec {sys.executable} {__file__} --hawkey - --impostor {role} "$HAWKEY_TAKE_OVER"', IMPOSTORS[role])
+    scene.fails(line_of(role), IMPOSTORS[role])
     expect(f"an impostor that is waited for ({role})", role in ("mute", "falters"), time.monotonic() - begun > 4.9)
+    scene.succeeds()
+    scene.ends()
+
+
+def line_of(role):
+    return f'exec {sys.executable} {__file__} --hawkey - --impostor {role} "$HAWKEY_TAKE_OVER"'
+
+
+def holds_still(stage, binary):
+    """What is on its way to the new process is not touched, however long that takes, and goes on when it is taken back. Ends that come
+    meanwhile are heard then."""
+    scene = Scene(stage, binary)
+    ends = Client(scene.address).open_tunnel()[0]
+    upgrade = threading.Thread(target=scene.upgrade, args=(line_of("falters"),))
+    upgrade.start()
+    time.sleep(1.5)
+    message = b"said while nothing moves"
+    scene.tunnels[0].sendall(message)
+    ends.sendall(message)
+    ends.shutdown(socket.SHUT_WR)
+    scene.tunnels[0].settimeout(1)
+    with contextlib.suppress(TimeoutError):
+        raise Failure(f"a tunnel that is on its way brought {scene.tunnels[0].recv(100)!r}")
+    upgrade.join()
+    scene.tunnels[0].settimeout(4)
+    expect("what was said meanwhile", message, scene.tunnels[0].recv(100))
+    expect("what was said before an end", (message, b""), (ends.recv(100), ends.recv(100)))
+    scene.goes_on()
     scene.succeeds()
     scene.ends()
 
@@ -469,6 +497,7 @@ def main():
         "old_calls_fail": (old_calls_fail, old_calls),
         "killed_at_the_border": (killed_at_the_border, calls, behind),
         "strangers": (meets_strangers,),
+        "holds_still": (holds_still,),
         **{f"impostor-{role}": (meets_impostor, role) for role in IMPOSTORS},
     }
     results = {}
