@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use rustix::fs::{Mode, fchmod};
+use rustix::net::UCred;
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
 
@@ -15,11 +16,19 @@ pub fn keep_private(socket: impl AsFd) -> io::Result<()> {
 
 /// The process at the other end.
 pub fn pid(socket: impl AsFd) -> io::Result<u32> {
-    Ok(socket_peercred(socket)?.pid.as_raw_nonzero().get().unsigned_abs())
+    Ok(peer(socket)?.pid.as_raw_nonzero().get().unsigned_abs())
 }
 
 /// Whether root or the user that this process runs as is at the other end.
 pub fn is_ours(socket: impl AsFd) -> io::Result<bool> {
-    let peer = socket_peercred(socket)?.uid;
-    Ok(peer.is_root() || peer == geteuid())
+    let user = peer(socket)?.uid;
+    Ok(user.is_root() || user == geteuid())
+}
+
+fn peer(socket: impl AsFd) -> io::Result<UCred> {
+    // A process that this one cannot see has the number 0, for which rustix has no value and gives an error that is none.
+    socket_peercred(socket).map_err(|error| match error.raw_os_error() {
+        0 => io::Error::other("who asks is outside of the container that hawkey runs in: ask from within"),
+        _ => error.into(),
+    })
 }

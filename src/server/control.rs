@@ -224,7 +224,10 @@ impl Control {
                     let sentence = "only root and the user that hawkey runs as may ask here";
                     self.answer(connection, Err(sentence.to_owned()));
                 }
-                Err(error) => log::warn!("event=control-refused why=\"{error}\""),
+                Err(error) => {
+                    log::warn!("event=control-refused why=\"{error}\"");
+                    self.answer(connection, Err(error.to_string()));
+                }
             }
         }
     }
