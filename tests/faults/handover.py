@@ -399,6 +399,19 @@ def meets_strangers(stage, binary):
     scene.ends()
 
 
+def refuses_as_process_1(stage, binary):
+    """With process 1 of a container, the kernel ends all that it has started. Who is outside cannot be told from a stranger."""
+    control = stage.folder / "control.sock"
+    hawkey = stage.start("hawkey", ["unshare", "--pid", "--fork", binary, "--control", control, "127.0.0.1:0", "/=127.0.0.1:1"])
+    hawkey.says(r"\blistening=", "err")
+    ran = subprocess.run([binary, "upgrade", "--control", control], capture_output=True, text=True)
+    expect_in("what is said from outside", "who asks is outside of the container that hawkey runs in", ran.stderr)
+    pid = hawkey.process.pid
+    inside = int(pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text())
+    os.kill(inside, signal.SIGUSR2)
+    hawkey.says("event=upgrade-failed .*hawkey is process 1 here", "err")
+
+
 # What clients notice.
 
 
@@ -498,6 +511,7 @@ def main():
         "killed_at_the_border": (killed_at_the_border, calls, behind),
         "strangers": (meets_strangers,),
         "holds_still": (holds_still,),
+        "process_1": (refuses_as_process_1,),
         **{f"impostor-{role}": (meets_impostor, role) for role in IMPOSTORS},
     }
     results = {}

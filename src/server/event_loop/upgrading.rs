@@ -27,6 +27,8 @@ use crate::server::upgrade::Upgrade;
 
 /// Why an upgrade is refused while something else goes on.
 const ALREADY: &str = "an upgrade is under way already";
+/// Why it is refused in most containers.
+const PROCESS_1: &str = "hawkey is process 1 here, and a new process would end with it: replace the container";
 
 // Handing over.
 
@@ -36,6 +38,8 @@ impl EventLoop {
         let started = match (&self.program, self.control.as_ref().and_then(Control::door)) {
             _ if self.upgrade.is_some() => Err((ALREADY.to_owned(), asker)),
             _ if self.is_ending() => Err(("hawkey is stopping".to_owned(), asker)),
+            // The kernel ends all that process 1 leaves behind.
+            _ if process::id() == 1 => Err((PROCESS_1.to_owned(), asker)),
             (Err(why), _) => Err((why.clone(), asker)),
             (_, None) => Err(("without a control socket nothing can be handed over".to_owned(), asker)),
             (Ok(program), Some((_, control))) => {
