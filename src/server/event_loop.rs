@@ -531,7 +531,7 @@ struct RunQueue {
 
 impl RunQueue {
     fn push(&mut self, pair: &mut Pair, key: PairKey) {
-        if !pair.noted.is_frozen && !std::mem::replace(&mut pair.noted.is_queued, true) {
+        if !std::mem::replace(&mut pair.noted.is_queued, true) {
             let line = if pair.moves_bulk() { &mut self.bulk } else { &mut self.prompt };
             line.push_back(key);
         }
