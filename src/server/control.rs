@@ -21,7 +21,7 @@ use crate::server::listener::{self, BindError, SocketFile};
 /// The version that both ends of a control connection must be of. It stands in every request and every answer.
 pub const PROTOCOL: u64 = 1;
 
-/// Bytes of a request with its line end. The longest that there is has less than a tenth of that.
+/// Bytes of a request with its line end. The path of another program fits, and a reason not to take over.
 const REQUEST_BYTES_MAX: usize = 1024;
 /// Connections at once. Who comes after them waits in the kernel; a person asks on one at a time.
 const CONNECTIONS_MAX: usize = 16;

@@ -312,3 +312,29 @@ impl Cargo {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn what_the_taker_may_have_is_let_go_and_what_it_cannot_have_goes_on() {
+        const SENT: PairKey = PairKey(1);
+        const HALF_SENT: PairKey = PairKey(2);
+        for (has_parted, is_refused, ours, theirs) in [
+            (false, false, vec![HALF_SENT, SENT], vec![]),
+            (false, true, vec![HALF_SENT, SENT], vec![]),
+            (true, false, vec![HALF_SENT], vec![SENT]),
+            (true, true, vec![HALF_SENT, SENT], vec![]),
+        ] {
+            let channel = Channel::new(UnixStream::pair().unwrap().0, Vec::new());
+            let mut giver = Giver::new(channel, &Slab::new(), Instant::now());
+            (giver.has_parted, giver.is_refused) = (has_parted, is_refused);
+            giver.batches.push_back(vec![SENT]);
+            giver.outgoing = Some((Outgoing::new(Kind::Sessions, 0, |_| ()), Cargo::Sessions(vec![HALF_SENT])));
+            assert_eq!(giver.end(), (ours, theirs), "parted: {has_parted}, refused: {is_refused}");
+        }
+    }
+}

@@ -274,8 +274,7 @@ impl EventLoop {
                 }
                 Kind::All => {
                     let last = message.body.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
-                    self.sessions =
-                        self.sessions.max(last.ok_or(Malformed("no number of sessions")).map_err(io::Error::other)?);
+                    self.sessions = last.ok_or(Malformed("no number of sessions")).map_err(io::Error::other)?;
                     break;
                 }
                 kind => return Err(io::Error::other(format!("{kind:?} was not expected"))),
@@ -348,7 +347,6 @@ impl EventLoop {
                     Some(self.net.table.insert(Socket::accepted(descriptor), holder, &self.net.registry)?);
             }
             let session = Session::unpack(&packed, &policy, &self.turn);
-            self.sessions = self.sessions.max(packed.number.session);
             let pair = entry.insert(Pair::moved(session, sockets));
             self.deadlines.arm(key, pair.session().deadline(), &mut pair.armed);
             adopted.push(key);
