@@ -59,17 +59,21 @@ TRIES = 3
 class Scene:
     """A hawkey with tunnels, one of which nobody reads, and a client that waits."""
 
-    def __init__(self, stage, binary):
+    def __init__(self, stage, binary, listeners=("127.0.0.1:0",)):
         self.stage, self.binary = stage, binary
         self.control = stage.folder / "control.sock"
         self.origin = Origin()
         stage.endings.callback(self.origin.close)
-        configuration = stage.folder / "hawkey.toml"
-        configuration.write_text(f'listen = "127.0.0.1:0"\nroute = [{{ match = "/", to = "{self.origin.address}" }}]\n')
-        self.first = stage.start("hawkey", [binary, "--control", self.control, "-c", configuration])
+        self.configuration = stage.folder / "hawkey.toml"
+        self.listens(*listeners)
+        self.first = stage.start("hawkey", [binary, "--control", self.control, "-c", self.configuration])
         self.address = self.first.says(r"\blistening=(127\.0\.0\.1:\d+)", "err").group(1)
         self.scripts = itertools.count()
         self.opens()
+
+    def listens(self, *listeners):
+        """Writes its configuration, which it reads at an upgrade."""
+        self.configuration.write_text(f'listen = {json.dumps(listeners)}\nroute = [{{ match = "/", to = "{self.origin.address}" }}]\n')
 
     def opens(self):
         """Opens the tunnels, and has the client ask for something."""
@@ -399,6 +403,23 @@ def meets_strangers(stage, binary):
     scene.ends()
 
 
+def answers_who_waits(stage, binary):
+    """Nobody is accepted while the new process takes over. Who comes then waits and is answered, at a listener that is no more as well."""
+    web = f"unix:{stage.folder}/web.sock"
+    scene = Scene(stage, binary, ("127.0.0.1:0", web))
+    scene.listens("127.0.0.1:0")
+    slow = scene.traced(stage.folder / "trace", "-e", "trace=sendmsg", "-e", "inject=sendmsg:delay_enter=1500000:when=1")
+    with concurrent.futures.ThreadPoolExecutor() as workers:
+        upgrade = workers.submit(scene.succeeds, slow)
+        time.sleep(0.7)
+        begun = time.monotonic()
+        for waiting in [workers.submit(Client(address).get, "/bytes/99", 99) for address in (scene.address, web)]:
+            expect("a GET of one who waited", RIGHT, waiting.result())
+        expect("whether they had to wait", True, time.monotonic() - begun > 0.3)
+        upgrade.result()
+    expect("the file of a listener that is no more", False, os.path.exists(f"{stage.folder}/web.sock"))
+
+
 def refuses_as_process_1(stage, binary):
     """With process 1 of a container, the kernel ends all that it has started. Who is outside cannot be told from a stranger."""
     control = stage.folder / "control.sock"
@@ -511,6 +532,7 @@ def main():
         "killed_at_the_border": (killed_at_the_border, calls, behind),
         "strangers": (meets_strangers,),
         "holds_still": (holds_still,),
+        "answers_who_waits": (answers_who_waits,),
         "process_1": (refuses_as_process_1,),
         **{f"impostor-{role}": (meets_impostor, role) for role in IMPOSTORS},
     }
