@@ -5,7 +5,10 @@ mod support;
 use std::collections::{HashMap, VecDeque};
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -503,11 +506,32 @@ fn the_command_tells_what_moved_and_a_signal_does_the_same() {
     let (code, _, why) = proxy.ask(&["upgrade", "--binary", other.to_str().unwrap()]);
     assert_eq!(code, Some(0), "{why}");
     proxy.wait_for_logs(&[" upgraded "], 3);
-    let program = |pid| std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
-    assert_eq!(program(proxy.pid()), *other);
+    assert_eq!(program_of(&proxy), *other);
     proxy.upgrade();
-    assert_eq!(program(proxy.pid()), *other, "it starts itself anew, not the first");
+    assert_eq!(program_of(&proxy), *other, "it starts itself anew, not the first");
     exchange(&mut client, &mut upstream);
+}
+
+fn program_of(proxy: &Proxy) -> PathBuf {
+    std::fs::read_link(format!("/proc/{}/exe", proxy.pid())).unwrap()
+}
+
+#[test]
+fn the_path_of_the_program_may_lead_to_another_by_then() {
+    let origin = Origin::saying("ok");
+    let (link, other) = (TempPath::new("-link"), TempPath::new("-program"));
+    symlink(env!("CARGO_BIN_EXE_hawkey"), &*link).unwrap();
+    std::fs::copy(env!("CARGO_BIN_EXE_hawkey"), &*other).unwrap();
+    let mut proxy = Proxy::launch(&route("/", &origin), LogPipe::Collected, |config| {
+        let mut command = Command::new(&*link);
+        command.env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");
+        command.arg("--control").arg(config.with_extension("sock")).arg("-c").arg(config);
+        command
+    });
+    std::fs::remove_file(&*link).unwrap();
+    symlink(&*other, &*link).unwrap();
+    proxy.upgrade();
+    assert_eq!(program_of(&proxy), *other);
 }
 
 #[test]
