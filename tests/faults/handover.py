@@ -403,6 +403,32 @@ def meets_strangers(stage, binary):
     scene.ends()
 
 
+def cannot_take_a_straggler(stage, binary):
+    """Who follows later and cannot be taken is refused as a whole: it ends in the old process, and nothing of it is left in the new one."""
+    scene = Scene(stage, binary)
+    outcomes = []
+    client = Client(scene.address)
+    exchange = threading.Thread(target=lambda: outcomes.append(client.get("/held/0", 0)))
+    exchange.start()
+    wait_until("the exchange has come to its upstream", scene.origin.server.holds.is_set)
+    expect_in("what stays", "its last 1 sessions", scene.upgrade()[1])
+    pid = scene.status()["pid"]
+    held = lambda: len(os.listdir(f"/proc/{pid}/fd"))
+    before = held()
+    inject = ["-e", "trace=epoll_ctl", "-e", "inject=epoll_ctl:error=ENOMEM:when=1"]
+    tracer = stage.start("strace", ["strace", "-qq", "-o", stage.folder / "trace", *inject, "-p", pid])
+    wait_until("the new process is traced", lambda: is_traced(pid))
+    scene.origin.server.released.set()
+    exchange.join()
+    expect("the exchange under way", [RIGHT], outcomes)
+    scene.first.says("event=successor-lost why=.*Cannot allocate memory", "err")
+    tracer.end()
+    wait_until("the old process has ended", scene.first.ended)
+    wait_until("the new process holds no more than before", lambda: held() <= before)
+    scene.goes_on()
+    scene.ends()
+
+
 def answers_who_waits(stage, binary):
     """Nobody is accepted while the new process takes over. Who comes then waits and is answered, at a listener that is no more as well."""
     web = f"unix:{stage.folder}/web.sock"
@@ -532,6 +558,7 @@ def main():
         "killed_at_the_border": (killed_at_the_border, calls, behind),
         "strangers": (meets_strangers,),
         "holds_still": (holds_still,),
+        "straggler": (cannot_take_a_straggler,),
         "answers_who_waits": (answers_who_waits,),
         "process_1": (refuses_as_process_1,),
         **{f"impostor-{role}": (meets_impostor, role) for role in IMPOSTORS},

@@ -336,7 +336,7 @@ impl EventLoop {
             let key = PairKey(u32::try_from(entry.key()).map_err(io::Error::other)?);
             let upstream = packed.upstream().and_then(|address| policy.upstream_at(address));
             let mut sockets = Both::default();
-            for side in packed.sockets() {
+            let taken: io::Result<()> = packed.sockets().iter().try_for_each(|side| {
                 let holder = match side {
                     Side::Client => Holder::Client(key),
                     Side::Upstream => Holder::Upstream(key, upstream.unwrap_or(UpstreamId(u32::MAX))),
@@ -345,11 +345,14 @@ impl EventLoop {
                     descriptors.next().ok_or_else(|| io::Error::other(Malformed("a socket is missing")))?;
                 sockets[*side] =
                     Some(self.net.table.insert(Socket::accepted(descriptor), holder, &self.net.registry)?);
-            }
+                Ok(())
+            });
             let session = Session::unpack(&packed, &policy, &self.turn);
             let pair = entry.insert(Pair::moved(session, sockets));
-            self.deadlines.arm(key, pair.session().deadline(), &mut pair.armed);
+            // What has come of one that did not come whole is let go with the others.
             adopted.push(key);
+            taken?;
+            self.deadlines.arm(key, pair.session().deadline(), &mut pair.armed);
         }
         Ok(())
     }
