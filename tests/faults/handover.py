@@ -41,7 +41,7 @@ HEAD_BYTES = 6
 SESSIONS, ALL, ACKNOWLEDGED, TAKEN, REFUSED = 4, 5, 6, 7, 8
 VERSION = 1
 # What a trace shows of the word after which everything is the new process's, as soon as the old one has heard it.
-SAYS_TAKEN = r'^\d+ +sendmsg\(.*iov_base="\\7\\0\\0\\0\\0\\0"'
+SAYS_TAKEN = r'^sendmsg\(.*iov_base="\\7\\0\\0\\0\\0\\0"'
 # What the new process needs to take over, and how that may fail.
 ERRNOS = ("EMFILE", "ENOMEM", "ECONNRESET", "EPIPE")
 NEW_CALLS = ("socket", "connect", "sendmsg", "recvmsg", "epoll_ctl", "fcntl")
@@ -152,8 +152,8 @@ class Scene:
         return code == 0
 
     def traced(self, trace, *options):
-        """A line that starts the new process under strace, which keeps its process id."""
-        return f'exec strace -D -f -qq -o {trace} {" ".join(options)} {self.binary} "$@"'
+        """A line that starts the new process under strace, which keeps its process id and follows no later one."""
+        return f'exec strace -D -qq -o {trace} {" ".join(options)} {self.binary} "$@"'
 
 
 def rehearsal(stage, binary):
@@ -167,11 +167,11 @@ def rehearsal(stage, binary):
     taken = re.search(SAYS_TAKEN, text, re.MULTILINE)
     if not taken:
         raise Failure("the new process never said that it has taken over")
-    calls = collections.Counter(re.findall(r"^\d+ +(\w+)\(", text[: taken.end()], re.MULTILINE))
+    calls = collections.Counter(re.findall(r"^(\w+)\(", text[: taken.end()], re.MULTILINE))
     # The first call is strace's own: what is traced begins behind it. How often memory is asked for differs from run to run.
     for call in ("execve", "brk", "mmap", "munmap", "mremap"):
         calls.pop(call, None)
-    behind = re.findall(r"^\d+ +(\w+)\(", text[taken.end() :], re.MULTILINE)[:3]
+    behind = re.findall(r"^(\w+)\(", text[taken.end() :], re.MULTILINE)[:3]
     tracer.end()
     return calls, behind, collections.Counter(re.findall(r"^(\w+)\(", old.read_text(), re.MULTILINE))
 
