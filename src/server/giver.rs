@@ -109,14 +109,13 @@ enum Cargo {
 impl Giver {
     /// Gives to whoever is at the other end of `channel`.
     pub fn new(channel: Channel, pairs: &Slab<Pair>, now: Instant) -> Giver {
-        let mut waiting: Vec<(usize, &Pair)> = pairs.iter().collect();
-        // Clients that wait go first, because they wait for nobody else.
-        waiting.sort_by_key(|(_, pair)| !pair.session().is_tunnel());
+        let (tunnels, clients): (Vec<_>, Vec<_>) = pairs.iter().partition(|(_, pair)| pair.session().is_tunnel());
         Giver {
             channel,
             next: Next::Listener(0),
             outgoing: None,
-            waiting: waiting.into_iter().map(|(key, _)| PairKey(key as u32)).collect(),
+            // Clients that wait go first, because they wait for nobody else.
+            waiting: tunnels.into_iter().chain(clients).map(|(key, _)| PairKey(key as u32)).collect(),
             batches: VecDeque::new(),
             unacknowledged: 0,
             has_parted: false,
