@@ -356,6 +356,8 @@ impl Drop for Proxy {
         if self.log().iter().any(|line| line.contains(" event=upgrade-begins ")) {
             end_successors(&self.config);
         }
+        // Who was killed could not remove it.
+        let _ = std::fs::remove_file(self.control());
         if std::thread::panicking() {
             eprintln!("the log of hawkey with {}:\n{}", self.config.display(), self.text());
         }
