@@ -298,3 +298,18 @@ fn a_thousand_reloads_under_load_are_noticed_by_nobody() {
     let odd: Vec<_> = log.iter().filter(|line| line.contains("level=error") || line.contains("end=fault")).collect();
     assert!(odd.is_empty(), "{odd:?}");
 }
+
+#[test]
+fn a_broken_file_is_told_to_the_log_too_when_the_file_names_who_is_asked() {
+    let origin = Origin::saying("ok");
+    let proxy = Proxy::controlled(&route("/", &origin));
+    let control = format!("control = \"{}\"\n", proxy.control().display());
+    for (broken, part) in [("fault_staus = 502\n", "did you mean `fault_status`?"), ("[timeouts\n", "--> ")] {
+        proxy.configure(&format!("{control}{broken}{}", route("/", &origin)));
+        let output = program().args(["reload", "-c"]).arg(proxy.config()).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{broken}");
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(told.starts_with("hawkey: the configuration stays as it was:") && told.contains(part), "{told}");
+        proxy.wait_for_log(&["event=reload-failed", part]);
+    }
+}

@@ -22,7 +22,7 @@ use crate::proxy::route::{HostPattern, Route, RouteTable};
 
 /// See [`Config::from_toml`].
 pub(super) fn toml(text: &str) -> Result<Config, ConfigError> {
-    draft_of(text, |draft, file| {
+    draft_of(text, File::parse, |draft, file| {
         draft.read(file);
         draft.require_both(
             "as in `listen = [\":8080\"]`",
@@ -33,12 +33,16 @@ pub(super) fn toml(text: &str) -> Result<Config, ConfigError> {
 
 /// See [`Config::control_path`].
 pub(super) fn control_alone(text: &str) -> Result<Config, ConfigError> {
-    draft_of(text, Draft::read_listeners)
+    draft_of(text, File::parse_listeners, Draft::read_listeners)
 }
 
-fn draft_of(text: &str, read: fn(&mut Draft, &File)) -> Result<Config, ConfigError> {
+fn draft_of(
+    text: &str,
+    parse: fn(&str) -> Result<File, Placed>,
+    read: fn(&mut Draft, &File),
+) -> Result<Config, ConfigError> {
     let fail = |flaws| ConfigError::new(Source::File("configuration".to_owned()), text, flaws);
-    let file = File::parse(text).map_err(|flaw| fail(vec![flaw]))?;
+    let file = parse(text).map_err(|flaw| fail(vec![flaw]))?;
     let mut draft = Draft::default();
     read(&mut draft, &file);
     draft.finish().map_err(fail)

@@ -118,6 +118,20 @@ impl File {
     pub(super) fn parse(text: &str) -> Result<File, Placed> {
         File::of(DeTable::parse(text)?.get_ref())
     }
+
+    /// Only what says where it listens and where it is asked, whatever else is wrong.
+    pub(super) fn parse_listeners(text: &str) -> Result<File, Placed> {
+        let (entries, _) = DeTable::parse_recoverable(text);
+        let mut file = File::default();
+        for (key, value) in entries.get_ref() {
+            match key.get_ref().as_ref() {
+                "listen" => file.listen = Written::read(value)?,
+                "control" => file.control = Written::read(value)?,
+                _ => {}
+            }
+        }
+        Ok(file)
+    }
 }
 
 /// One value. Text or a number is taken for any of them, so that `check` can say what was meant by `response = 60`.

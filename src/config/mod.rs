@@ -118,11 +118,12 @@ impl Config {
         check::toml(text)
     }
 
-    /// Reads of a configuration file's text only where its control socket is, if it says enough for that. Names are not resolved.
+    /// Reads of a configuration file's text only where its control socket is, if it says enough for that. Names are not resolved, and
+    /// mistakes elsewhere are for the hawkey to tell of that is asked there.
     ///
     /// # Errors
     ///
-    /// If the text is no TOML, has unknown keys, or its listeners or its control socket cannot be understood.
+    /// If its listeners or its control socket cannot be understood.
     pub fn control_path(text: &str) -> Result<Option<PathBuf>, ConfigError> {
         let config = check::control_alone(text)?;
         Ok(config.control.path(config.listen.first()))
