@@ -247,7 +247,7 @@ impl Exchange {
     /// [`request_arrived`](Exchange::request_arrived) and [`response_arrived`](Exchange::response_arrived) to see.
     pub fn is_opaque(&self, from: Side) -> bool {
         match (from, &self.response) {
-            (Side::Client, _) => !self.is_deaf && !self.holds_body_back && self.request.holds_more_than(READ_BYTES),
+            (Side::Client, _) => !self.is_deaf && self.request.holds_more_than(READ_BYTES),
             (Side::Upstream, Response::Body { framing, .. }) => framing.holds_more_than(READ_BYTES),
             (Side::Upstream, Response::Awaited | Response::Whole { .. }) => false,
         }
@@ -257,6 +257,7 @@ impl Exchange {
     pub fn passed(&mut self, from: Side, n: usize) {
         match (from, &mut self.response) {
             (Side::Client, _) => {
+                self.holds_body_back = false;
                 self.request.skip(n as u64);
                 self.request_content = self.request_content.saturating_add(n as u64);
             }
