@@ -328,3 +328,22 @@ fn a_response_whose_limit_is_off_may_take_its_time() {
     upstream.send("news");
     client.expect("news");
 }
+
+#[test]
+fn deadlines_that_were_overtaken_wake_an_idle_process_once() {
+    let origin = Origin::by_hand();
+    let proxy = Proxy::with("[timeouts]\nhead = \"2s\"\nupgrade = \"500ms\"\n", &origin);
+    // Their heads would be late at many different times.
+    let tunnels: Vec<_> = (0..40)
+        .map(|_| {
+            std::thread::sleep(ms(10));
+            tunnel(&proxy, &origin)
+        })
+        .collect();
+    // The limits of their handshakes are looked at once each.
+    std::thread::sleep(ms(800));
+    let before = proxy.wake_ups();
+    std::thread::sleep(ms(1500));
+    let wakes = proxy.wake_ups() - before;
+    assert!(wakes <= 2, "{wakes} wake-ups for what has become of the deadlines of {} tunnels", tunnels.len());
+}
