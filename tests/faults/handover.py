@@ -56,12 +56,16 @@ UPGRADES = 5
 TRIES = 3
 
 
+SCENES = itertools.count()
+
+
 class Scene:
     """A hawkey with tunnels, one of which nobody reads, and a client that waits."""
 
     def __init__(self, stage, binary, listeners=("127.0.0.1:0",)):
         self.stage, self.binary = stage, binary
-        self.control = stage.folder / "control.sock"
+        # Of its own: the processes of a scene before it may still be there.
+        self.control = stage.folder / f"control-{next(SCENES)}.sock"
         self.origin = Origin()
         stage.endings.callback(self.origin.close)
         self.configuration = stage.folder / "hawkey.toml"
