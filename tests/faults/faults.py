@@ -480,16 +480,17 @@ def small_buffers(stage, binary):
     scene.settles()
     scene.stops()
     trace = scene.trace.read_text()
-    # Most writes are as short as the reads before them.
-    for call, pattern, share in (
-        ("sendto", r"sendto\(.*, (\d+), \w+, NULL, 0\) = (\d+)$", 0.05),
-        ("recvfrom", r"recvfrom\(.*, (\d+), 0, NULL, NULL\) = (\d+)$", 0.5),
+    # Most writes are as short as the reads before them, and how many are short lies with the readers' speed: 53 to 250 were seen,
+    # and 5 to 7 where no buffer is small.
+    for call, pattern, least in (
+        ("sendto", r"sendto\(.*, (\d+), \w+, NULL, 0\) = (\d+)$", 20),
+        ("recvfrom", r"recvfrom\(.*, (\d+), 0, NULL, NULL\) = (\d+)$", 500),
     ):
         sizes = [(int(asked), int(done)) for asked, done in re.findall(pattern, trace, re.MULTILINE)]
         short = sum(done < asked for asked, done in sizes)
         print(f"small buffers: {short} of {len(sizes)} calls of {call} were short", flush=True)
-        if short < len(sizes) * share:
-            raise Failure(f"only {short} of {len(sizes)} calls of {call} were short")
+        if short < least:
+            raise Failure(f"only {short} of {len(sizes)} calls of {call} were short, and {least} at least were expected")
 
 
 def shrink_all(pid, over):
