@@ -1,5 +1,6 @@
 //! What the operating system offers beyond mio and socket2: signals as readiness, one-call accept, the descriptor limit, who is at
-//! the other end of a Unix socket, descriptors that pass over one, splice, writing that never waits, and what a service manager passes and is told. Nothing of ours is in here.
+//! the other end of a Unix socket, descriptors that pass over one, the calls of every stream, splice, writing that never waits, and what
+//! a service manager passes and is told. Nothing of ours is in here.
 
 pub mod descriptors;
 pub mod errors;
@@ -10,3 +11,4 @@ pub mod passing;
 pub mod peers;
 pub mod pipe;
 pub mod signals;
+pub mod stream;

@@ -10,6 +10,7 @@ mod handover;
 mod journal;
 mod listener;
 mod pair;
+mod queue;
 mod socket;
 mod source;
 mod stop;

@@ -160,6 +160,7 @@ impl Pair {
     }
 
     /// Tells the session what was noted, then moves bytes until nothing moves any more or the budget is spent.
+    #[inline(always)]
     pub fn drive(&mut self, key: PairKey, mut budget: Budget, net: &mut Net, turn: &mut Turn) -> Driven {
         #[cfg(test)]
         tests::panic_if_cursed(&self.session);
@@ -172,6 +173,7 @@ impl Pair {
         driven
     }
 
+    #[inline(always)]
     fn drive_long(
         &mut self,
         noted: Noted,
@@ -254,6 +256,7 @@ impl Pair {
     }
 
     /// Writes what may leave for `side`, once; `None` if nothing came of it, else what that costs of the budget.
+    #[inline(always)]
     fn write(&mut self, side: Side, net: &mut Net, turn: &mut Turn) -> Option<usize> {
         if !self.can_write(side, net) {
             return None;
@@ -276,6 +279,7 @@ impl Pair {
     }
 
     /// Reads what `side` has sent, once; `None` if nothing came of it, else what that costs of the budget.
+    #[inline(always)]
     fn read(&mut self, side: Side, net: &mut Net, turn: &mut Turn) -> Option<usize> {
         if !self.can_read(side, net) {
             return None;
@@ -304,6 +308,7 @@ impl Pair {
     /// nothing else to do. `None` if there is more to see to.
     ///
     /// Nothing but speed speaks for it: the long way takes two and a half times as many instructions.
+    #[inline(always)]
     fn pass_straight(&mut self, budget: &mut Budget, net: &mut Net, turn: &mut Turn) -> Option<Driven> {
         let (client, upstream) = (self.sockets.client?, self.sockets.upstream?);
         for (side, from, to) in [(Side::Client, client, upstream), (Side::Upstream, upstream, client)] {
@@ -323,6 +328,7 @@ impl Pair {
         (budget.spent > 0).then_some(if has_more { Driven::Again } else { Driven::Parked })
     }
 
+    #[inline(always)]
     fn pass_by_copy(
         &mut self,
         side: Side,
@@ -374,7 +380,7 @@ impl Pair {
     }
 
     /// `n` bytes of a side went straight to the other, and `moved` is what came of that. `None` if there is more to see to.
-    #[inline]
+    #[inline(always)]
     fn note_passed(&mut self, side: Side, n: usize, moved: Moved, budget: &mut Budget, turn: &mut Turn) -> Option<()> {
         let sent = moved.bytes();
         self.session.passed(side, n, sent, turn);
@@ -385,7 +391,7 @@ impl Pair {
         (sent == n).then_some(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn carry_out_steps(&mut self, key: PairKey, net: &mut Net, turn: &mut Turn) {
         while let Some(step) = self.session.next_step() {
             self.carry_out(step, key, net, turn);

@@ -1,6 +1,6 @@
 //! A stream and its readiness. `WouldBlock` ends here.
 
-use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -9,10 +9,12 @@ use std::time::Duration;
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
+use rustix::io::Errno;
 use socket2::{Domain, SockAddr, TcpKeepalive, Type};
 
 use crate::os::errors;
 use crate::os::pipe::Pipe;
+use crate::os::stream;
 use crate::proxy::policy::Address;
 use crate::proxy::side::Side;
 
@@ -116,8 +118,9 @@ impl Socket {
     }
 
     /// Reads into `room`, which is not empty.
+    #[inline(always)]
     pub fn read(&mut self, room: &mut [u8]) -> Moved {
-        let moved = self.take(|stream| stream.read(room));
+        let moved = self.take(|stream| stream::receive(stream, room));
         if let Moved::Bytes(n) = moved {
             // A short read has emptied the socket: the next would only say that it would block.
             self.readable = n == room.len() || self.has_more_behind;
@@ -130,26 +133,27 @@ impl Socket {
         self.take(|stream| pipe.fill(stream, max))
     }
 
-    #[inline]
-    fn take(&mut self, mut call: impl FnMut(&mut socket2::Socket) -> io::Result<usize>) -> Moved {
+    #[inline(always)]
+    fn take(&mut self, mut call: impl FnMut(&socket2::Socket) -> Result<usize, Errno>) -> Moved {
         loop {
-            return match call(&mut self.stream) {
+            return match call(&self.stream) {
                 Ok(0) => Moved::End,
                 Ok(n) => Moved::Bytes(n),
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => {
                     self.readable = false;
                     self.has_more_behind = false;
                     Moved::Nothing
                 }
-                Err(error) => Moved::Broken(error),
+                Err(error) => Moved::Broken(error.into()),
             };
         }
     }
 
     /// Writes from `bytes`, which are not empty.
+    #[inline(always)]
     pub fn write(&mut self, bytes: &[u8]) -> Moved {
-        self.give(bytes.len(), |stream| stream.write(bytes))
+        self.give(bytes.len(), |stream| stream::send(stream, bytes))
     }
 
     /// Writes the `n` bytes of `pipe`, at least one.
@@ -157,21 +161,21 @@ impl Socket {
         self.give(n, |stream| pipe.drain(stream, n))
     }
 
-    #[inline]
-    fn give(&mut self, n: usize, mut call: impl FnMut(&mut socket2::Socket) -> io::Result<usize>) -> Moved {
+    #[inline(always)]
+    fn give(&mut self, n: usize, mut call: impl FnMut(&socket2::Socket) -> Result<usize, Errno>) -> Moved {
         loop {
-            return match call(&mut self.stream) {
+            return match call(&self.stream) {
                 Ok(0) => Moved::Nothing,
                 Ok(given) => {
                     self.writable = given == n;
                     Moved::Bytes(given)
                 }
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => {
                     self.writable = false;
                     Moved::Nothing
                 }
-                Err(error) => Moved::Broken(error),
+                Err(error) => Moved::Broken(error.into()),
             };
         }
     }

@@ -1,0 +1,98 @@
+//! Who is driven next, and how many of them before something else is done.
+
+use std::collections::VecDeque;
+
+use crate::server::pair::{Budget, Pair};
+use crate::server::table::PairKey;
+
+/// What pairs that move much may spend in one turn, all of them together, before the kernel is asked who else has something to do:
+/// two reads and their ways out.
+const BULK_SPENT_MAX: usize = 256 * 1024;
+
+/// Pairs that have something to do, each in one line and once.
+///
+/// Who moved much is likely to go on, and waits in a line of its own, of which each turn takes only a few; who moved little is driven at
+/// once, but goes to that line if it turns out to have much. So a small message waits for those few and for one read of each of the
+/// others that have just had something to tell, however many move all they can; and all of them have their turn.
+#[derive(Debug, Default)]
+pub struct RunQueue {
+    prompt: VecDeque<PairKey>,
+    bulk: VecDeque<PairKey>,
+}
+
+impl RunQueue {
+    /// Puts a pair into its line, unless it waits already.
+    pub fn push(&mut self, pair: &mut Pair, key: PairKey) {
+        if !std::mem::replace(&mut pair.noted.is_queued, true) {
+            let line = if pair.moves_bulk() { &mut self.bulk } else { &mut self.prompt };
+            line.push_back(key);
+        }
+    }
+
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.prompt.is_empty() && self.bulk.is_empty()
+    }
+}
+
+/// One of the two lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// Of who moved little.
+    Prompt,
+    /// Of who moved much.
+    Bulk,
+}
+
+impl Line {
+    /// What one pair may move when it is its turn.
+    pub fn budget(self) -> Budget {
+        match self {
+            Line::Prompt => Budget::PROMPT,
+            Line::Bulk => Budget::BULK,
+        }
+    }
+}
+
+/// How much of the queue is driven before something else is done: so many pairs of each line, and of the bulk line only while those
+/// before have left some of these bytes.
+#[derive(Debug)]
+pub struct Share {
+    prompt: usize,
+    bulk: usize,
+    bulk_bytes: usize,
+}
+
+impl Share {
+    /// What one turn drives.
+    pub fn of_a_turn(queue: &RunQueue) -> Share {
+        Share { prompt: queue.prompt.len(), bulk: usize::MAX, bulk_bytes: BULK_SPENT_MAX }
+    }
+
+    /// Every pair that is queued now.
+    pub fn all(queue: &RunQueue) -> Share {
+        Share { prompt: queue.prompt.len(), bulk: queue.bulk.len(), bulk_bytes: usize::MAX }
+    }
+
+    /// Whose turn it is.
+    #[inline]
+    pub fn next(&mut self, queue: &mut RunQueue) -> Option<(PairKey, Line)> {
+        if self.prompt > 0 {
+            self.prompt -= 1;
+            return Some((queue.prompt.pop_front()?, Line::Prompt));
+        }
+        if self.bulk == 0 || self.bulk_bytes == 0 {
+            return None;
+        }
+        self.bulk -= 1;
+        Some((queue.bulk.pop_front()?, Line::Bulk))
+    }
+
+    /// A pair of this line has spent so many bytes.
+    #[inline]
+    pub fn spend(&mut self, line: Line, bytes: usize) {
+        if line == Line::Bulk {
+            self.bulk_bytes = self.bulk_bytes.saturating_sub(bytes);
+        }
+    }
+}
