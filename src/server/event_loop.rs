@@ -95,8 +95,8 @@ pub struct EventLoop {
     /// Pairs that have ended; their places are freed at the end of the turn.
     dead: Vec<PairKey>,
     deadlines: Deadlines,
-    /// Nothing but an entry of them that no longer counts has woken the loop.
-    has_woken_in_vain: bool,
+    /// Nothing but time has woken the loop, and some of their entries that no longer count would do so again.
+    would_wake_in_vain: bool,
     net: Net,
     /// The pair that is driven, or was last.
     driven: PairKey,
@@ -162,7 +162,7 @@ impl EventLoop {
             queue: RunQueue::default(),
             dead: Vec::new(),
             deadlines: Deadlines::with_bytes(now, TABLE_BYTES),
-            has_woken_in_vain: false,
+            would_wake_in_vain: false,
             net,
             driven: PairKey(0),
             turn: Turn::new(now, policy),
@@ -246,8 +246,9 @@ impl EventLoop {
     /// Events and expired deadlines only mark sockets and queue pairs; nothing is done about them yet.
     fn take_note(&mut self) {
         let EventLoop { events, listeners, control, former, net, turn, pairs, queue, is_asked, .. } = self;
-        net.may_be_behind = events.iter().count() >= EVENTS_MAX;
+        let mut count = 0;
         for event in events.iter() {
+            count += 1;
             match event.token() {
                 Token(stream) if stream < OTHER => note_stream(event, net, pairs, queue),
                 WAKE | SIGNALS => *is_asked = true,
@@ -259,12 +260,15 @@ impl EventLoop {
                     .for_each(|listener| listener.is_ready = true),
             }
         }
+        net.may_be_behind = count >= EVENTS_MAX;
+        let (mut have_fired, mut in_vain) = (false, false);
         while let Some((tick, key)) = self.deadlines.next_fired() {
-            let Some(pair) = self.pairs.get_mut(key.0 as usize) else { continue };
-            if !self.deadlines.counts(tick, pair.armed) {
-                self.has_woken_in_vain |= self.events.is_empty();
+            have_fired = true;
+            let pair = self.pairs.get_mut(key.0 as usize).filter(|pair| self.deadlines.counts(tick, pair.armed));
+            let Some(pair) = pair else {
+                in_vain = true;
                 continue;
-            }
+            };
             pair.armed = None;
             if pair.session().deadline().is_some_and(|deadline| deadline <= self.turn.now) {
                 pair.noted.is_due = true;
@@ -273,6 +277,8 @@ impl EventLoop {
                 self.deadlines.arm(key, pair.session().deadline(), &mut pair.armed);
             }
         }
+        let is_woken_by_time = have_fired && self.events.is_empty();
+        self.would_wake_in_vain = is_woken_by_time && (in_vain || self.deadlines.len() > self.pairs.len());
     }
 
     fn act(&mut self) {
@@ -310,9 +316,9 @@ impl EventLoop {
             table::shrink(&mut self.pairs);
         }
         self.net.table.bury();
-        // Entries that were overtaken may be far from firing; and where one has woken the loop, there are others that would.
+        // Entries that were overtaken may be far from firing.
         let are_many = self.deadlines.len() > self.pairs.len() + self.pairs.len() / 4 + DEADLINES_SPARE;
-        if std::mem::take(&mut self.has_woken_in_vain) || are_many {
+        if self.would_wake_in_vain || are_many {
             let pairs = &self.pairs;
             self.deadlines.sweep(|PairKey(key)| pairs.get(key as usize)?.armed);
         }
