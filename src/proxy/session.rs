@@ -241,6 +241,7 @@ impl Session {
     }
 
     /// `n` bytes of this side went [straight](Session::is_straight) to the other, which has taken the first `sent` of them.
+    #[inline]
     pub fn passed(&mut self, from: Side, n: usize, sent: usize, turn: &mut Turn) {
         if sent < n {
             self.flows[from].keep(turn.pool.keep_straight(sent..n));

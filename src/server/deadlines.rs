@@ -34,10 +34,12 @@ impl Deadlines {
 
     /// It is `now`.
     pub fn begin(&mut self, now: Instant) {
-        self.now = Tick(u64::try_from(now.saturating_duration_since(self.origin).as_millis()).unwrap_or(u64::MAX));
+        let since = now.saturating_duration_since(self.origin);
+        self.now = Tick(since.as_secs().saturating_mul(1000).saturating_add(u64::from(since.subsec_millis())));
     }
 
     /// Sees to it that `key` is looked at when `deadline` comes. `armed` is when that will be anyway, and is updated.
+    #[inline]
     pub fn arm(&mut self, key: PairKey, deadline: Option<Instant>, armed: &mut Armed) {
         if let Some(deadline) = deadline
             && armed.is_none_or(|armed| deadline < armed)

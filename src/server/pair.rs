@@ -94,6 +94,13 @@ impl Noted {
     fn is_news(&self) -> bool {
         self.hung_up | self.is_due | self.broke.client | self.broke.upstream
     }
+
+    /// What there is to be told, which is noted no more.
+    fn take_news(&mut self) -> Noted {
+        let noted = *self;
+        *self = Noted { is_queued: self.is_queued, is_frozen: self.is_frozen, ..Noted::default() };
+        noted
+    }
 }
 
 /// How far a pair was driven.
@@ -164,24 +171,16 @@ impl Pair {
     pub fn drive(&mut self, key: PairKey, mut budget: Budget, net: &mut Net, turn: &mut Turn) -> Driven {
         #[cfg(test)]
         tests::panic_if_cursed(&self.session);
-        let noted = self.noted;
-        self.noted = Noted { is_queued: noted.is_queued, is_frozen: noted.is_frozen, ..Noted::default() };
-        let driven = if noted.is_news() { None } else { self.pass_straight(&mut budget, net, turn) };
-        let driven = driven.unwrap_or_else(|| self.drive_long(noted, key, &mut budget, net, turn));
+        let passed = if self.noted.is_news() { None } else { self.pass_straight(&mut budget, net, turn) };
+        let driven = passed.unwrap_or_else(|| self.drive_long(key, &mut budget, net, turn));
         // At most the budget, and one read and one write of each side. Who waits for a next request begins anew.
         self.spent_kib = if self.session.is_idle() { 0 } else { (budget.spent / 1024) as u16 };
         driven
     }
 
     #[inline(always)]
-    fn drive_long(
-        &mut self,
-        noted: Noted,
-        key: PairKey,
-        budget: &mut Budget,
-        net: &mut Net,
-        turn: &mut Turn,
-    ) -> Driven {
+    fn drive_long(&mut self, key: PairKey, budget: &mut Budget, net: &mut Net, turn: &mut Turn) -> Driven {
+        let noted = self.noted.take_news();
         if noted.hung_up {
             self.session.hung_up(turn);
         }
@@ -289,19 +288,9 @@ impl Pair {
             return None;
         }
         let moved = net.table.socket(self.sockets[side]?)?.read(room);
-        let Moved::Bytes(n) = moved else { return self.heard_nothing(side, moved, turn) };
+        let Moved::Bytes(n) = moved else { return heard_nothing(&mut self.session, side, moved, turn) };
         self.session.received(side, n, turn);
         Some(n)
-    }
-
-    /// A read of `side` brought no bytes; what that costs of the budget, if anything came of it.
-    fn heard_nothing(&mut self, side: Side, moved: Moved, turn: &mut Turn) -> Option<usize> {
-        match moved {
-            Moved::Nothing | Moved::Bytes(_) => return None,
-            Moved::End => self.session.ended(side, turn),
-            Moved::Broken(error) => self.session.broke(side, &error, turn),
-        }
-        Some(1)
     }
 
     /// The way of nearly all bytes of tunnels and long bodies: one read of each socket that has something, written to the other, and
@@ -310,85 +299,28 @@ impl Pair {
     /// Nothing but speed speaks for it: the long way takes two and a half times as many instructions.
     #[inline(always)]
     fn pass_straight(&mut self, budget: &mut Budget, net: &mut Net, turn: &mut Turn) -> Option<Driven> {
-        let (client, upstream) = (self.sockets.client?, self.sockets.upstream?);
-        for (side, from, to) in [(Side::Client, client, upstream), (Side::Upstream, upstream, client)] {
-            if !net.table.is_readable(from) {
+        let saturates = self.saturates();
+        let (client, upstream) = net.table.both(self.sockets.client?, self.sockets.upstream?)?;
+        for side in Side::BOTH {
+            let (from, to) = match side {
+                Side::Client => (&mut *client, &mut *upstream),
+                Side::Upstream => (&mut *upstream, &mut *client),
+            };
+            if !from.is_readable() {
                 continue;
             }
-            if !net.table.is_writable(to) || !self.session.is_straight(side) {
+            if !to.is_writable() || !self.session.is_straight(side) {
                 return None;
             }
-            if self.saturates() && net.pipe.is_some() {
-                self.pass_by_pipe(side, from, to, budget, net, turn)?;
+            let passage = Passage { session: &mut self.session, side, from, to };
+            if saturates && net.pipe.is_some() {
+                passage.by_pipe(&mut net.pipe, budget, turn)?;
             } else {
-                self.pass_by_copy(side, from, to, budget, net, turn)?;
+                passage.by_copy(budget, turn)?;
             }
         }
-        let has_more = net.table.is_readable(client) || net.table.is_readable(upstream);
+        let has_more = client.is_readable() || upstream.is_readable();
         (budget.spent > 0).then_some(if has_more { Driven::Again } else { Driven::Parked })
-    }
-
-    #[inline(always)]
-    fn pass_by_copy(
-        &mut self,
-        side: Side,
-        from: SocketKey,
-        to: SocketKey,
-        budget: &mut Budget,
-        net: &mut Net,
-        turn: &mut Turn,
-    ) -> Option<()> {
-        let room = turn.pool.straight();
-        let moved = net.table.socket(from)?.read(room);
-        let Moved::Bytes(n) = moved else {
-            self.heard_nothing(side, moved, turn);
-            return None;
-        };
-        let moved = net.table.socket(to)?.write(room.get(..n)?);
-        self.note_passed(side, n, moved, budget, turn)
-    }
-
-    /// What saturates a pair need not be copied: that takes a third off a copy's time, or more. Of less than a whole read it does not.
-    #[inline(never)]
-    fn pass_by_pipe(
-        &mut self,
-        side: Side,
-        from: SocketKey,
-        to: SocketKey,
-        budget: &mut Budget,
-        net: &mut Net,
-        turn: &mut Turn,
-    ) -> Option<()> {
-        let pipe = net.pipe.as_ref()?;
-        let room = turn.pool.straight();
-        let moved = net.table.socket(from)?.read_into(pipe, room.len());
-        let Moved::Bytes(n) = moved else {
-            self.heard_nothing(side, moved, turn);
-            return None;
-        };
-        let moved = net.table.socket(to)?.write_from(pipe, n);
-        let sent = moved.bytes();
-        if sent < n
-            && let Err(error) = pipe.read(room.get_mut(sent..n)?)
-        {
-            // What could not leave is lost with the pipe.
-            net.pipe = Pipe::new().ok();
-            self.session.broke(side, &error, turn);
-            return None;
-        }
-        self.note_passed(side, n, moved, budget, turn)
-    }
-
-    /// `n` bytes of a side went straight to the other, and `moved` is what came of that. `None` if there is more to see to.
-    #[inline(always)]
-    fn note_passed(&mut self, side: Side, n: usize, moved: Moved, budget: &mut Budget, turn: &mut Turn) -> Option<()> {
-        let sent = moved.bytes();
-        self.session.passed(side, n, sent, turn);
-        if let Moved::Broken(error) = moved {
-            self.session.deafened(side.other(), &error, turn);
-        }
-        budget.spend(n + sent.max(WRITE_COST));
-        (sent == n).then_some(())
     }
 
     #[inline(always)]
@@ -497,6 +429,73 @@ impl Pair {
         if let Some(socket) = self.socket(Side::Client, net) {
             socket.expect();
         }
+    }
+}
+
+/// A read of `side` brought no bytes; what that costs of the budget, if anything came of it.
+fn heard_nothing(session: &mut Session, side: Side, moved: Moved, turn: &mut Turn) -> Option<usize> {
+    match moved {
+        Moved::Nothing | Moved::Bytes(_) => return None,
+        Moved::End => session.ended(side, turn),
+        Moved::Broken(error) => session.broke(side, &error, turn),
+    }
+    Some(1)
+}
+
+/// The straight way from the socket of `side` to the other one. Each way of taking it tells `None` if there is more to see to.
+struct Passage<'p> {
+    session: &'p mut Session,
+    side: Side,
+    from: &'p mut Socket,
+    to: &'p mut Socket,
+}
+
+impl Passage<'_> {
+    #[inline(always)]
+    fn by_copy(self, budget: &mut Budget, turn: &mut Turn) -> Option<()> {
+        let room = turn.pool.straight();
+        let moved = self.from.read(room);
+        let Moved::Bytes(n) = moved else { return self.hear_nothing(moved, turn) };
+        let moved = self.to.write(room.get(..n)?);
+        self.note(n, moved, budget, turn)
+    }
+
+    /// What saturates a pair need not be copied: that takes a third off a copy's time, or more. Of less than a whole read it does not.
+    #[inline(never)]
+    fn by_pipe(self, pipe: &mut Option<Pipe>, budget: &mut Budget, turn: &mut Turn) -> Option<()> {
+        let way = pipe.as_ref()?;
+        let room = turn.pool.straight();
+        let moved = self.from.read_into(way, room.len());
+        let Moved::Bytes(n) = moved else { return self.hear_nothing(moved, turn) };
+        let moved = self.to.write_from(way, n);
+        let sent = moved.bytes();
+        if sent < n
+            && let Err(error) = way.read(room.get_mut(sent..n)?)
+        {
+            // What could not leave is lost with the pipe.
+            *pipe = Pipe::new().ok();
+            self.session.broke(self.side, &error, turn);
+            return None;
+        }
+        self.note(n, moved, budget, turn)
+    }
+
+    #[cold]
+    fn hear_nothing(self, moved: Moved, turn: &mut Turn) -> Option<()> {
+        heard_nothing(self.session, self.side, moved, turn);
+        None
+    }
+
+    /// `n` bytes were read, and `moved` is what came of writing them.
+    #[inline(always)]
+    fn note(self, n: usize, moved: Moved, budget: &mut Budget, turn: &mut Turn) -> Option<()> {
+        let sent = moved.bytes();
+        self.session.passed(self.side, n, sent, turn);
+        if let Moved::Broken(error) = moved {
+            self.session.deafened(self.side.other(), &error, turn);
+        }
+        budget.spend(n + sent.max(WRITE_COST));
+        (sent == n).then_some(())
     }
 }
 

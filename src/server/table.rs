@@ -107,6 +107,13 @@ impl Table {
         Some((SocketKey::new(place), socket, entry.holder))
     }
 
+    /// The sockets at two keys that differ, if both are open.
+    #[inline]
+    pub fn both(&mut self, one: SocketKey, other: SocketKey) -> Option<(&mut Socket, &mut Socket)> {
+        let [one, other] = self.entries.get_disjoint_mut([one.place(), other.place()]).ok()?;
+        one.socket.as_mut().zip(other.socket.as_mut())
+    }
+
     /// The socket at `key`, if it is open.
     pub fn socket(&mut self, key: SocketKey) -> Option<&mut Socket> {
         self.entries.get_mut(key.place())?.socket.as_mut()
