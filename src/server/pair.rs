@@ -196,6 +196,8 @@ impl Pair {
             for side in Side::BOTH {
                 cost += self.read(side, net, turn).unwrap_or(0);
             }
+            // A connection that a request wants is written to at once.
+            self.carry_out_steps(key, net, turn);
             for side in Side::BOTH {
                 cost += self.write(side, net, turn).unwrap_or(0);
             }

@@ -270,6 +270,7 @@ impl Pair {
             for side in Side::BOTH {
                 cost += self.read(side, net, turn, context).unwrap_or(0);
             }
+            self.carry_out_steps(net, turn, context)?;
             for side in Side::BOTH {
                 cost += self.write(side, net, turn, context).unwrap_or(0);
             }
