@@ -48,7 +48,8 @@
 //!             └─────▶ os
 //! ```
 //!
-//! A module names the layers to its right and no others (`server` may name them all); a test holds `src` to that.
+//! A module names the layers to its right and no others (`server` may name them all); a test holds `src` to that. [`http`] and [`proxy`]
+//! are a package of their own, `hawkey-core`.
 //!
 //! | layer | is |
 //! | --- | --- |
@@ -61,10 +62,10 @@
 #![cfg_attr(not(test), deny(clippy::panic, clippy::unwrap_used))]
 
 pub mod config;
-pub mod http;
 mod os;
-pub mod proxy;
 mod server;
 
 pub use config::{Config, ConfigError, Listen};
+#[doc(inline)]
+pub use hawkey_core::{http, proxy};
 pub use server::{BindError, CONTROL_PROTOCOL, Handle, Server, Supervisor, TAKE_OVER, start_log};

@@ -2,10 +2,16 @@
 //!
 //! A module names the layers to its right and no others, uses only the crates of its layer, and never contains what its layer
 //! must not. Comments, documentation and `#[cfg(test)] mod tests` are not looked at; strings only where a rule is about them.
+//!
+//! `http` and `proxy` are a package of their own, `src/core`: it depends on the crates of these two layers, and what is outside names
+//! them as modules of hawkey, so that the table counts.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::{fmt, fs};
+
+/// Of hawkey and of its core.
+const MANIFESTS: [&str; 2] = ["Cargo.toml", "src/core/Cargo.toml"];
 
 /// Lines that a file may have, its tests not counted.
 const LINES_MAX: usize = 600;
@@ -13,6 +19,8 @@ const LINES_MAX: usize = 600;
 /// One row of the table.
 struct Layer {
     name: &'static str,
+    /// Whether it is in `src/core`.
+    is_core: bool,
     /// Layers of ours that it names.
     names: &'static [&'static str],
     /// Crates that it uses, beside the standard library.
@@ -30,6 +38,7 @@ const ADDRESSES: &[&str] = &["IpAddr", "Ipv4Addr", "Ipv6Addr", "SocketAddr", "So
 const LAYERS: &[Layer] = &[
     Layer {
         name: "http",
+        is_core: true,
         names: &[],
         crates: &["httparse", "base64", "sha1_smol"],
         never: &[
@@ -49,6 +58,7 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "proxy",
+        is_core: true,
         names: &["http"],
         crates: &["log"],
         never: &[
@@ -66,6 +76,7 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "config",
+        is_core: false,
         names: &["proxy", "http"],
         crates: &["toml", "humantime"],
         never: &[("std::thread", &[]), ("std::process", &[])],
@@ -74,6 +85,7 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "server",
+        is_core: false,
         names: &["config", "proxy", "http", "os"],
         // rustix for the names of errors only: see `never`.
         crates: &["mio", "socket2", "slab", "log", "env_logger", "env_filter", "humantime", "jzon", "rustix"],
@@ -83,6 +95,7 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "os",
+        is_core: false,
         names: &[],
         crates: &["rustix", "sd_listen_fds", "signal_hook"],
         never: &[],
@@ -91,6 +104,7 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "main",
+        is_core: false,
         names: &["config", "proxy", "server"],
         crates: &["hawkey", "jzon", "lexopt"],
         never: &[("std::net", ADDRESSES), ("std::thread", &[])],
@@ -115,6 +129,14 @@ fn every_layer_of_the_table_is_there() {
 }
 
 #[test]
+fn the_core_depends_on_the_crates_of_its_layers_and_no_others() {
+    let mut expected: Vec<_> =
+        LAYERS.iter().filter(|layer| layer.is_core).flat_map(|layer| layer.crates.iter().copied()).collect();
+    expected.sort_unstable();
+    assert_eq!(dependencies_of("src/core/Cargo.toml"), expected);
+}
+
+#[test]
 fn every_file_begins_with_what_it_is() {
     for source in sources() {
         assert!(source.text.starts_with("//! "), "{} does not begin with `//! `, what it is and promises", source.path);
@@ -134,16 +156,18 @@ fn no_file_is_longer_than_a_person_reads_in_one_sitting() {
 
 #[test]
 fn unsafe_code_is_forbidden() {
-    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
-    let lints = manifest.split("[lints.rust]").nth(1).and_then(|rest| rest.split("\n[").next()).unwrap_or_default();
-    let by_manifest = lints.lines().any(|line| line.split_whitespace().eq(["unsafe_code", "=", "\"forbid\""]));
-    let by_attribute = ["src/lib.rs", "src/main.rs"].iter().all(|path| {
-        sources().iter().any(|source| source.path == *path && source.text.contains("#![forbid(unsafe_code)]"))
-    });
+    let manifest = read("Cargo.toml");
+    let lints = manifest.split("[workspace.lints.rust]").nth(1).and_then(|rest| rest.split("\n[").next());
     assert!(
-        by_manifest || by_attribute,
-        "neither `unsafe_code = \"forbid\"` in [lints.rust] nor #![forbid(unsafe_code)]"
+        lints.unwrap_or_default().lines().any(|line| line.split_whitespace().eq(["unsafe_code", "=", "\"forbid\""])),
+        "no `unsafe_code = \"forbid\"` in [workspace.lints.rust]"
     );
+    for path in MANIFESTS {
+        assert!(
+            read(path).contains("\n[lints]\nworkspace = true\n"),
+            "{path} does not take the lints of the workspace"
+        );
+    }
     for source in sources() {
         for token in tokens(&source.text) {
             assert_ne!(token.text, "unsafe", "{}:{} says unsafe", source.path, token.line);
@@ -201,23 +225,40 @@ fn sources() -> Vec<Source> {
     sources
 }
 
-/// The crates that the manifest names under `[dependencies]`, as they are written in code, and this one.
-fn dependencies() -> Vec<String> {
-    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
-    let table = manifest.split("\n[dependencies]\n").nth(1).and_then(|rest| rest.split("\n[").next()).unwrap();
-    let names = table.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name.trim().replace('-', "_"));
-    names.chain(["hawkey".to_string()]).collect()
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap()
 }
 
-/// `None` for lib.rs, which names every layer to make them one crate.
+/// The crates that a manifest names under `[dependencies]`, as they are written in code.
+fn dependencies_of(manifest: &str) -> Vec<String> {
+    let manifest = read(manifest);
+    let table = manifest.split("\n[dependencies]\n").nth(1).and_then(|rest| rest.split("\n[").next()).unwrap();
+    let names = table.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name.trim().replace('-', "_"));
+    names.collect()
+}
+
+/// All that the two manifests name, and hawkey itself.
+fn dependencies() -> Vec<String> {
+    MANIFESTS.into_iter().flat_map(dependencies_of).chain(["hawkey".to_string()]).collect()
+}
+
+/// The part of a path below the root of its crate, and whether that is the core.
+fn below_root(path: &str) -> (&str, bool) {
+    match path.strip_prefix("src/core/") {
+        Some(below) => (below, true),
+        None => (path.trim_start_matches("src/"), false),
+    }
+}
+
+/// `None` for a lib.rs, which names the layers to make them one crate.
 fn layer_of(path: &str) -> Option<&'static Layer> {
-    let below = path.strip_prefix("src/")?;
+    let (below, is_core) = below_root(path);
     let name = below.split_once('/').map_or("main", |(folder, _)| folder);
-    if below == "lib.rs" { None } else { LAYERS.iter().find(|layer| layer.name == name) }
+    if below == "lib.rs" { None } else { LAYERS.iter().find(|layer| layer.name == name && layer.is_core == is_core) }
 }
 
 fn check(source: &Source, dependencies: &[String]) -> Vec<Broken> {
-    if source.path == "src/lib.rs" {
+    if below_root(&source.path).0 == "lib.rs" {
         return Vec::new();
     }
     let mut broken = Vec::new();
@@ -285,14 +326,13 @@ fn excepting(but: &[&str]) -> String {
     if but.is_empty() { String::new() } else { format!(" but for {}", but.join(", ")) }
 }
 
-/// The module below the root of this crate that a path names.
+/// The module below the root of its crate that a path names.
 fn layer_named(path: &NamedPath, file: &str) -> Option<String> {
     let first = path.segments.first()?;
     let rest: Vec<_> = match first.as_str() {
         "crate" => path.segments.iter().skip(1).cloned().collect(),
         "super" => {
-            let mut here: Vec<_> =
-                file.trim_start_matches("src/").trim_end_matches(".rs").split('/').map(str::to_string).collect();
+            let mut here: Vec<_> = below_root(file).0.trim_end_matches(".rs").split('/').map(str::to_string).collect();
             here.retain(|part| part != "mod" && part != "main" && part != "lib");
             let ups = path.segments.iter().take_while(|segment| *segment == "super").count();
             here.truncate(here.len().saturating_sub(ups));
@@ -538,21 +578,21 @@ fn rules_broken(path: &str, text: &str) -> Vec<String> {
 #[test]
 fn what_breaks_a_rule_is_found() {
     for (path, text, rule) in [
-        ("src/http/x.rs", "use crate::proxy::flow::Flow;", "`http` does not name `proxy`"),
-        ("src/http/x.rs", "fn f() { super::super::server::f() }", "`http` does not name `server`"),
-        ("src/http/mod.rs", "use super::config::Config;", "`http` does not name `config`"),
-        ("src/http/x.rs", "use {crate::os};", "`http` does not name `os`"),
-        ("src/http/x.rs", "use log;", "`http` does not use the crate `log`"),
-        ("src/http/x.rs", "fn f() { log::debug!(\"x\") }", "`http` does not use the crate `log`"),
-        ("src/http/x.rs", "use std::io::Read;", "`http` does not name std::io but for Write"),
-        ("src/http/x.rs", "use std::io::{self, Write as _};", "`http` does not name std::io but for Write"),
-        ("src/http/x.rs", "use std::{fmt, fs::File};", "`http` does not name std::fs"),
-        ("src/http/x.rs", "static COUNT: u8 = 0;", "`http` does not contain `static`"),
-        ("src/proxy/x.rs", "use crate::config::Config;", "`proxy` does not name `config`"),
-        ("src/proxy/x.rs", "use mio::Token;", "`proxy` does not use the crate `mio`"),
-        ("src/proxy/x.rs", "fn f() -> Instant { Instant::now() }", "`proxy` does not contain `Instant::now`"),
-        ("src/proxy/x.rs", "fn f() { std::time::Instant::now(); }", "`proxy` does not contain `Instant::now`"),
-        ("src/proxy/x.rs", "fn f(t: std::time::SystemTime) {}", "`proxy` does not contain `SystemTime`"),
+        ("src/core/http/x.rs", "use crate::proxy::flow::Flow;", "`http` does not name `proxy`"),
+        ("src/core/http/x.rs", "fn f() { super::super::server::f() }", "`http` does not name `server`"),
+        ("src/core/http/mod.rs", "use super::config::Config;", "`http` does not name `config`"),
+        ("src/core/http/x.rs", "use {crate::os};", "`http` does not name `os`"),
+        ("src/core/http/x.rs", "use log;", "`http` does not use the crate `log`"),
+        ("src/core/http/x.rs", "fn f() { log::debug!(\"x\") }", "`http` does not use the crate `log`"),
+        ("src/core/http/x.rs", "use std::io::Read;", "`http` does not name std::io but for Write"),
+        ("src/core/http/x.rs", "use std::io::{self, Write as _};", "`http` does not name std::io but for Write"),
+        ("src/core/http/x.rs", "use std::{fmt, fs::File};", "`http` does not name std::fs"),
+        ("src/core/http/x.rs", "static COUNT: u8 = 0;", "`http` does not contain `static`"),
+        ("src/core/proxy/x.rs", "use crate::config::Config;", "`proxy` does not name `config`"),
+        ("src/core/proxy/x.rs", "use mio::Token;", "`proxy` does not use the crate `mio`"),
+        ("src/core/proxy/x.rs", "fn f() -> Instant { Instant::now() }", "`proxy` does not contain `Instant::now`"),
+        ("src/core/proxy/x.rs", "fn f() { std::time::Instant::now(); }", "`proxy` does not contain `Instant::now`"),
+        ("src/core/proxy/x.rs", "fn f(t: std::time::SystemTime) {}", "`proxy` does not contain `SystemTime`"),
         ("src/config/x.rs", "use mio::Token;", "`config` does not use the crate `mio`"),
         ("src/config/x.rs", "use crate::server::Server;", "`config` does not name `server`"),
         ("src/server/x.rs", "const END: &[u8] = b\"\\r\\n\";", "`server` has no string with `\\r\\n`"),
@@ -563,7 +603,13 @@ fn what_breaks_a_rule_is_found() {
         ("src/os/x.rs", "use mio::Token;", "`os` does not use the crate `mio`"),
         ("src/main.rs", "use hawkey::http::head;", "`main` does not name `http`"),
         ("src/main.rs", "use mio::Token;", "`main` does not use the crate `mio`"),
+        ("src/config/x.rs", "use hawkey_core::http::head;", "`config` does not use the crate `hawkey_core`"),
+        ("src/server/x.rs", "use hawkey_core::proxy;", "`server` does not use the crate `hawkey_core`"),
+        ("src/main.rs", "use hawkey_core::http;", "`main` does not use the crate `hawkey_core`"),
         ("src/other/x.rs", "", "a folder that is no layer of the table"),
+        ("src/http/x.rs", "", "a folder that is no layer of the table"),
+        ("src/core/server/x.rs", "", "a folder that is no layer of the table"),
+        ("src/core/x.rs", "", "a folder that is no layer of the table"),
     ] {
         assert_eq!(rules_broken(path, text), [rule], "{path}: {text}");
     }
@@ -571,7 +617,7 @@ fn what_breaks_a_rule_is_found() {
 
 #[test]
 fn what_breaks_a_rule_in_several_ways_is_told_each_time() {
-    let told = rules_broken("src/proxy/x.rs", "use std::net::{TcpStream, IpAddr, UdpSocket};\nuse std::fs;\n");
+    let told = rules_broken("src/core/proxy/x.rs", "use std::net::{TcpStream, IpAddr, UdpSocket};\nuse std::fs;\n");
     assert_eq!(told.len(), 3, "{told:?}");
     let source = Source { path: "src/os/x.rs".to_string(), text: "//! x\n\nuse crate::http::head;\n".to_string() };
     assert_eq!(
@@ -584,19 +630,19 @@ fn what_breaks_a_rule_in_several_ways_is_told_each_time() {
 fn what_breaks_no_rule_is_left_alone() {
     for (path, text) in [
         (
-            "src/http/x.rs",
+            "src/core/http/x.rs",
             "//! crate::proxy\n/* mio::Token /* nested */ std::fs */\nuse std::io::Write as _;\nuse std::net::IpAddr;",
         ),
         (
-            "src/http/x.rs",
+            "src/core/http/x.rs",
             "fn f(a: &'static str, b: char) -> bool { b == '\"' || b == '\\'' || a == \"std::fs::read \\\" log::info\" }",
         ),
         (
-            "src/http/x.rs",
+            "src/core/http/x.rs",
             "#[cfg(test)]\nmod tests {\n    use std::fs;\n    fn f() { let s = \"}\"; }\n    use log;\n}\n",
         ),
         (
-            "src/proxy/x.rs",
+            "src/core/proxy/x.rs",
             "use std::time::{Duration, Instant};\nuse crate::http::{head, reject::Fault};\nuse super::side::Side;",
         ),
         (
@@ -608,7 +654,8 @@ fn what_breaks_no_rule_is_left_alone() {
             "src/main.rs",
             "mod arguments;\nuse crate::explain::Target;\nuse hawkey::proxy::route::Route;\nuse hawkey::{Config, Server};",
         ),
-        ("src/lib.rs", "pub mod http;\npub use server::Server;"),
+        ("src/lib.rs", "pub use hawkey_core::http;\npub use server::Server;"),
+        ("src/core/lib.rs", "pub mod http;\npub mod proxy;"),
     ] {
         assert_eq!(rules_broken(path, text), [""; 0], "{path}: {text}");
     }
