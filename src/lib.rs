@@ -49,7 +49,7 @@
 //! ```
 //!
 //! A module names the layers to its right and no others (`server` may name them all); a test holds `src` to that. [`http`] and [`proxy`]
-//! are a package of their own, `hawkey-core`.
+//! are a package of their own, `hawkey-core`, which is compiled for speed while the rest is compiled for size.
 //!
 //! | layer | is |
 //! | --- | --- |
