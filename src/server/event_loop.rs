@@ -311,7 +311,7 @@ impl EventLoop {
             // A descriptor came free.
             self.accept_paused_until = None;
         }
-        for PairKey(key) in self.dead.drain(..) {
+        while let Some(PairKey(key)) = self.dead.pop() {
             self.pairs.try_remove(key as usize);
             table::shrink(&mut self.pairs);
         }
@@ -365,9 +365,12 @@ impl EventLoop {
     // Accepting.
 
     fn may_accept(&self) -> bool {
+        if !self.listeners.iter().any(|listener| listener.is_ready) {
+            return false;
+        }
         let is_given = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.giver.is_some());
         let is_paused = is_given || self.accept_paused_until.is_some_and(|until| until > self.turn.now);
-        !is_paused && self.pairs.len() < self.connections_max && self.listeners.iter().any(|listener| listener.is_ready)
+        !is_paused && self.pairs.len() < self.connections_max
     }
 
     fn accept(&mut self) {

@@ -169,7 +169,7 @@ impl Table {
 
     /// Frees the places of closed sockets.
     pub fn bury(&mut self) {
-        for key in self.dead.drain(..) {
+        while let Some(key) = self.dead.pop() {
             self.entries.try_remove(key.place());
             shrink(&mut self.entries);
         }
