@@ -84,6 +84,18 @@ impl Conversation {
 }
 
 #[test]
+fn a_tunnel_that_moves_before_it_was_looked_at_is_watched_all_the_same() {
+    let origin = Origin::by_hand();
+    let mut proxy = before(&origin);
+    let (client, upstream) = tunnel(&proxy, &origin);
+    let former = proxy.pid();
+    proxy.upgrade();
+    proxy.expect_gone(former);
+    expect_to_be_watched(client.socket());
+    expect_to_be_watched(upstream.socket());
+}
+
+#[test]
 fn tunnels_in_conversation_move_again_and_again() {
     raise_descriptor_limit(2 * TUNNELS as u64 + 500);
     let (origin, by_itself) = (Origin::by_hand(), Origin::running(echo_after_a_pause));

@@ -732,7 +732,6 @@ impl World {
             Step::Abort(Side::Client) => self.client = Connection::Reset,
             Step::Shutdown(Side::Client) => self.client = Connection::ShutDown,
             Step::Shutdown(Side::Upstream) => self.upstream_told_end = true,
-            Step::WatchPeers => {}
         }
     }
 

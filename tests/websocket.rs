@@ -3,7 +3,6 @@
 mod support;
 
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -695,32 +694,14 @@ fn a_closed_tunnel_leaves_nothing_behind() {
 
 // Step 6: silence. Its limit is in timeouts.rs.
 
-/// The timer that the kernel runs for the end of a connection that has these addresses: 2 is keep-alive.
-fn kernel_timer(local: SocketAddr, remote: SocketAddr) -> Option<u8> {
-    let hex = |address: SocketAddr| match address.ip() {
-        IpAddr::V4(ip) => format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port()),
-        IpAddr::V6(ip) => panic!("an IPv4 address is expected, not {ip}"),
-    };
-    let (local, remote) = (hex(local), hex(remote));
-    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-    table.lines().find_map(|line| {
-        let columns: Vec<&str> = line.split_ascii_whitespace().collect();
-        let is_it = columns.get(1) == Some(&local.as_str()) && columns.get(2) == Some(&remote.as_str());
-        is_it.then(|| columns[5].split(':').next().unwrap().parse().unwrap())
-    })
-}
-
 #[test]
 fn the_kernel_watches_both_sides_of_a_tunnel_for_a_pulled_cable() {
     let origin = Origin::by_hand();
-    let proxy = Proxy::to(&origin);
+    // From when its handshake would have been late.
+    let proxy = Proxy::with("[timeouts]\nupgrade = \"300ms\"\n", &origin);
     let (client, upstream) = tunnel(&proxy, &origin);
-    for end in [client.socket(), upstream.socket()] {
-        let ours = end.local_addr().unwrap().as_socket().unwrap();
-        let theirs = end.peer_addr().unwrap().as_socket().unwrap();
-        // Until what was sent last is acknowledged another timer runs.
-        eventually("keep-alive is on", || kernel_timer(theirs, ours) == Some(2));
-    }
+    expect_to_be_watched(client.socket());
+    expect_to_be_watched(upstream.socket());
 }
 
 #[test]

@@ -354,7 +354,7 @@ impl<'i> World<'i> {
                 Step::Close(side) => self.close(side),
                 Step::Abort(side) => self.wires[side] = None,
                 Step::Shutdown(Side::Client) => self.check_whole(),
-                Step::Shutdown(Side::Upstream) | Step::WatchPeers => {}
+                Step::Shutdown(Side::Upstream) => {}
             }
         }
     }

@@ -274,6 +274,7 @@ impl EventLoop {
                 pair.noted.is_due = true;
                 self.queue.push(pair, key);
             } else {
+                pair.watch_peers(&mut self.net);
                 self.deadlines.arm(key, pair.session().deadline(), &mut pair.armed);
             }
         }

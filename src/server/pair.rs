@@ -220,6 +220,17 @@ impl Pair {
         if budget.is_spent() && Side::BOTH.into_iter().any(has_more) { Driven::Again } else { Driven::Parked }
     }
 
+    /// It has lived for a while. A tunnel may be silent for hours from now on: the kernel is to watch that both peers live.
+    pub fn watch_peers(&self, net: &mut Net) {
+        if self.session.is_tunnel() {
+            for side in Side::BOTH {
+                if let Some(socket) = self.socket(side, net) {
+                    socket.watch_peer(side);
+                }
+            }
+        }
+    }
+
     /// Resets both sides of a session that can no longer be trusted.
     pub fn give_up(&mut self, net: &mut Net) -> Driven {
         log::error!(
@@ -344,13 +355,6 @@ impl Pair {
             }
             Step::Abort(side) => self.abort(side, net),
             Step::Close(side) => self.close(side, net),
-            Step::WatchPeers => {
-                for side in Side::BOTH {
-                    if let Some(socket) = self.socket(side, net) {
-                        socket.watch_peer(side);
-                    }
-                }
-            }
         }
     }
 

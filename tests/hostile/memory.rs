@@ -261,7 +261,7 @@ impl World<'_> {
             Step::Release | Step::Close(Side::Upstream) | Step::Abort(Side::Upstream) => self.let_upstream_go(),
             Step::Abort(Side::Client) => self.outcome.end = End::Reset,
             Step::Shutdown(Side::Client) | Step::Close(Side::Client) => self.outcome.end = End::Closed,
-            Step::Shutdown(Side::Upstream) | Step::WatchPeers => {}
+            Step::Shutdown(Side::Upstream) => {}
         }
     }
 

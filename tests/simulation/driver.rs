@@ -441,7 +441,6 @@ impl Pair {
                 }
             }
             Step::Close(side) => self.close(side, net, context),
-            Step::WatchPeers => {}
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ mod message;
 mod origin;
 mod proxy;
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -94,6 +95,29 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(begun.elapsed() < PATIENCE, "{what}: still not so after {PATIENCE:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// The kernel asks this end whether it lives, for the other one, when it is silent.
+pub fn expect_to_be_watched(end: &socket2::Socket) {
+    let ours = end.local_addr().unwrap().as_socket().unwrap();
+    let theirs = end.peer_addr().unwrap().as_socket().unwrap();
+    // Until what was sent last is acknowledged another timer runs. 2 is keep-alive.
+    eventually("keep-alive is on", || kernel_timer(theirs, ours) == Some(2));
+}
+
+/// The timer that the kernel runs for the end of a connection that has these addresses: 2 is keep-alive.
+fn kernel_timer(local: SocketAddr, remote: SocketAddr) -> Option<u8> {
+    let hex = |address: SocketAddr| match address.ip() {
+        IpAddr::V4(ip) => format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port()),
+        IpAddr::V6(ip) => panic!("an IPv4 address is expected, not {ip}"),
+    };
+    let (local, remote) = (hex(local), hex(remote));
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    table.lines().find_map(|line| {
+        let columns: Vec<&str> = line.split_ascii_whitespace().collect();
+        let is_it = columns.get(1) == Some(&local.as_str()) && columns.get(2) == Some(&remote.as_str());
+        is_it.then(|| columns[5].split(':').next().unwrap().parse().unwrap())
+    })
 }
 
 /// How long `action` takes, which must lie between `least` and `most`; what it gives.

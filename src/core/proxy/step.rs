@@ -15,8 +15,6 @@ pub enum Step {
     Abort(Side),
     /// Find a connection to an upstream: see [`Session::wanted`](crate::proxy::session::Session::wanted).
     Connect,
-    /// The session is a tunnel now, which may be silent for hours: let the kernel watch that both peers live.
-    WatchPeers,
 }
 
 /// Steps that wait to be carried out, in the order of their bits: an upstream is let go before another is asked for, and the
@@ -24,8 +22,7 @@ pub enum Step {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Steps(u16);
 
-const ORDER: [Step; 9] = [
-    Step::WatchPeers,
+const ORDER: [Step; 8] = [
     Step::Shutdown(Side::Upstream),
     Step::Release,
     Step::Close(Side::Upstream),
@@ -72,11 +69,11 @@ mod tests {
     #[test]
     fn steps_come_in_their_order_and_once() {
         let mut steps = Steps::default();
-        for step in [Step::Abort(Side::Client), Step::Connect, Step::Release, Step::Connect, Step::WatchPeers] {
+        for step in [Step::Abort(Side::Client), Step::Connect, Step::Release, Step::Connect] {
             steps.add(step);
         }
         let taken: Vec<_> = std::iter::from_fn(|| steps.take()).collect();
-        assert_eq!(taken, [Step::WatchPeers, Step::Release, Step::Connect, Step::Abort(Side::Client)]);
+        assert_eq!(taken, [Step::Release, Step::Connect, Step::Abort(Side::Client)]);
     }
 
     #[test]

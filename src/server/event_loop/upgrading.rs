@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::process;
+use std::time::Duration;
 
 use jzon::object;
 use mio::Interest;
@@ -25,6 +26,8 @@ use crate::server::table::{Holder, PairKey};
 use crate::server::taker::Taker;
 use crate::server::upgrade::Upgrade;
 
+/// When sessions of a former process are looked at first: it may not have come to that.
+const FIRST_LOOK: Duration = Duration::from_secs(5);
 /// Why an upgrade is refused while something else goes on.
 const ALREADY: &str = "an upgrade is under way already";
 /// Why it is refused in most containers.
@@ -352,7 +355,9 @@ impl EventLoop {
             // What has come of one that did not come whole is let go with the others.
             adopted.push(key);
             taken?;
-            self.deadlines.arm(key, pair.session().deadline(), &mut pair.armed);
+            let first_look = self.turn.now + FIRST_LOOK;
+            let deadline = pair.session().deadline().map_or(first_look, |deadline| deadline.min(first_look));
+            self.deadlines.arm(key, Some(deadline), &mut pair.armed);
         }
         Ok(())
     }

@@ -295,7 +295,6 @@ impl Session {
         turn.take_back(exchange);
         self.deadline = tunnel.silence_max().map(|max| turn.now + max);
         self.enter(Phase::Tunnel(tunnel));
-        self.steps.add(Step::WatchPeers);
         for side in Side::BOTH {
             self.flows[side].clear_all();
         }
