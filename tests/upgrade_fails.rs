@@ -100,28 +100,41 @@ fn a_binary_that_stays_silent_is_ended_and_meanwhile_all_goes_on() {
     let (mut client, mut upstream) = tunnel(&proxy, &tunnels);
     let mut kept = Client::connect(&proxy);
     let silent = script("exec sleep 60");
-    let begun = Instant::now();
+    let mut exchanges = |are_over: &dyn Fn(usize) -> bool| {
+        let mut took = Vec::new();
+        while !are_over(took.len()) {
+            let begun = Instant::now();
+            is_echoing(&mut client, &mut upstream);
+            assert_eq!(kept.get("/").text(), "ok");
+            assert_eq!(Client::connect(&proxy).get("/").text(), "ok");
+            took.push(begun.elapsed());
+            thread::sleep(Duration::from_millis(5));
+        }
+        took.sort();
+        took
+    };
+    let quiet = exchanges(&|count| count == 50)[25];
+    let watch = Watch::start();
     thread::scope(|scope| {
         let asking = scope.spawn(|| refusal(&proxy, &["--binary", silent.to_str().unwrap()]));
         let line = proxy.wait_for_log(&["event=upgrade-begins"]);
-        let mut exchanges = 0;
         let refused = refusal(&proxy, &[]);
         assert!(refused.contains("an upgrade is under way already"), "{refused}");
         let (code, _, why) = proxy.ask(&["reload"]);
         assert_eq!(code, Some(1));
         assert!(why.contains("an upgrade is under way"), "{why}");
-        while !asking.is_finished() {
-            is_echoing(&mut client, &mut upstream);
-            assert_eq!(kept.get("/").text(), "ok");
-            assert_eq!(Client::connect(&proxy).get("/").text(), "ok");
-            exchanges += 1;
-            thread::sleep(Duration::from_millis(5));
-        }
+        let took = exchanges(&|_| asking.is_finished());
         let why = asking.join().unwrap();
         assert!(why.contains("the new process said nothing for 5 s"), "{why}");
-        let took = begun.elapsed();
-        assert!(took >= SILENCE_MAX && took < SILENCE_MAX + Duration::from_secs(1), "{took:?}");
-        assert!(exchanges > 100, "{exchanges} exchanges in {took:?}");
+        watch.expect(SILENCE_MAX, SILENCE_MAX + Duration::from_secs(1));
+        // On a busy machine they take longer, in quiet too.
+        let (median, longest) = (took[took.len() / 2], took[took.len() - 1]);
+        println!("{} exchanges, of {median:?} and at most {longest:?}, and of {quiet:?} in quiet", took.len());
+        assert!(
+            median <= (10 * quiet).max(Duration::from_millis(40)),
+            "{median:?} beside an upgrade, {quiet:?} in quiet"
+        );
+        assert!(longest < SILENCE_MAX / 2, "an exchange took {longest:?}");
         let pid = line.rsplit_once("pid=").unwrap().1.parse().unwrap();
         assert!(!is_alive(pid), "the silent process");
     });

@@ -13,7 +13,8 @@ mod proxy;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -120,25 +121,80 @@ fn kernel_timer(local: SocketAddr, remote: SocketAddr) -> Option<u8> {
     })
 }
 
-/// How long `action` takes, which must lie between `least` and `most`; what it gives.
+/// A clock, and beside it a thread that only sleeps, over and over. By how much that comes too late tells how busy the machine is, and
+/// hawkey and both of its sides come as late.
+pub struct Watch {
+    begun: Instant,
+    over: Arc<AtomicBool>,
+    sleeper: std::thread::JoinHandle<Vec<(Instant, Instant)>>,
+}
+
+impl Watch {
+    const NAP: Duration = Duration::from_millis(5);
+    /// What a nap takes longer on a machine that has nothing else to do, and more.
+    const NAP_LATE: Duration = Duration::from_millis(1);
+
+    pub fn start() -> Watch {
+        let over = Arc::new(AtomicBool::new(false));
+        let sleeps = Arc::clone(&over);
+        let sleeper = std::thread::spawn(move || {
+            let mut late = Vec::new();
+            while !sleeps.load(Ordering::Relaxed) {
+                let due = Instant::now() + Watch::NAP + Watch::NAP_LATE;
+                std::thread::sleep(Watch::NAP);
+                let woken = Instant::now();
+                if woken > due {
+                    late.push((due, woken));
+                }
+            }
+            late
+        });
+        Watch { begun: Instant::now(), over, sleeper }
+    }
+
+    /// How long it has run, and how much of that the machine may have cost: hawkey and the test are woken by turns, so that each of them
+    /// may have come too late.
+    pub fn stop(self) -> (Duration, Duration) {
+        let took = self.begun.elapsed();
+        (took, 3 * self.late_naps().into_iter().map(|(due, woken)| woken - due).sum::<Duration>())
+    }
+
+    /// Of each nap that was late, when it should have ended and when it did.
+    pub fn late_naps(self) -> Vec<(Instant, Instant)> {
+        self.over.store(true, Ordering::Relaxed);
+        self.sleeper.join().expect("a thread that sleeps does not panic")
+    }
+
+    /// The time must lie between `least` and `most`, or as much behind that as the machine was late.
+    pub fn expect(self, least: Duration, most: Duration) {
+        let (took, late) = self.stop();
+        assert!(
+            least <= took && took <= most + late,
+            "expected to take between {least:?} and {most:?}, took {took:?}; a busy machine may have cost {late:?}"
+        );
+    }
+}
+
+/// How long `action` takes, which must lie between `least` and `most`; what it gives. What hawkey waits for must begin in `action`, or a
+/// test that goes on late finds it early.
 pub fn timed<T>(least: Duration, most: Duration, action: impl FnOnce() -> T) -> T {
-    let begun = Instant::now();
+    let watch = Watch::start();
     let value = action();
-    let took = begun.elapsed();
-    assert!(least <= took && took <= most, "expected to take between {least:?} and {most:?}, took {took:?}");
+    watch.expect(least, most);
     value
 }
 
 /// The same where a machine that is busy with others may be late now and then: of three times the median counts. None may be early.
 pub fn mostly_timed(least: Duration, most: Duration, mut action: impl FnMut()) {
-    let mut took = Vec::new();
-    while took.iter().filter(|took| **took <= most).count() < 2 {
-        let begun = Instant::now();
+    let (mut took, mut in_time) = (Vec::new(), 0);
+    while in_time < 2 {
+        let watch = Watch::start();
         action();
-        took.push(begun.elapsed());
+        took.push(watch.stop());
+        in_time = took.iter().filter(|(took, late)| *took <= most + *late).count();
         assert!(
-            took.iter().all(|took| least <= *took) && took.iter().filter(|took| **took > most).count() < 2,
-            "expected to take between {least:?} and {most:?}, took {took:?}"
+            took.iter().all(|(took, _)| least <= *took) && took.len() - in_time < 2,
+            "expected to take between {least:?} and {most:?}, took, and a busy machine may have cost: {took:?}"
         );
     }
 }

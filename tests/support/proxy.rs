@@ -12,7 +12,7 @@ use jzon::JsonValue;
 use rustix::process::{Pid, Signal};
 
 use super::origin::Origin;
-use super::{PATIENCE, TempPath, eventually};
+use super::{PATIENCE, TempPath, eventually, timed};
 
 /// What becomes of the process's standard error once it listens.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -230,12 +230,11 @@ impl Proxy {
 
     /// Process `pid`, which is or was a hawkey of this test, is gone within a second.
     pub fn expect_gone(&mut self, pid: u32) {
-        let begun = Instant::now();
-        // The first one is a child of ours, and stays a little until it is asked for.
-        while pid == self.child.id() && self.is_running() || is_alive(pid) {
-            assert!(begun.elapsed() < Duration::from_secs(1), "process {pid} is still there after a second");
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        timed(Duration::ZERO, Duration::from_secs(1), || {
+            // The first one is a child of ours, and stays a little until it is asked for.
+            let is_there = |proxy: &mut Proxy| pid == proxy.child.id() && proxy.is_running() || is_alive(pid);
+            eventually("the process is gone", || !is_there(self));
+        });
     }
 
     /// What the control socket answers to one word, asked without a process of its own.
