@@ -166,9 +166,12 @@ fn timeouts_and_limits_hold_from_the_next_request_on() {
     old.request();
     proxy.reload(&(route("/", &origin) + "[timeouts]\nresponse = \"300ms\"\ntunnel = \"300ms\"\n[limits]\nbody = 3\n"));
     let mut next = Client::connect(&proxy);
-    next.ask("GET /new", &[], "");
-    let _late = origin.accept();
-    timed(Duration::from_millis(290), Duration::from_secs(3), || next.expect_own_answer(504));
+    let _late = timed(Duration::from_millis(290), Duration::from_secs(3), || {
+        next.ask("GET /new", &[], "");
+        let late = origin.accept();
+        next.expect_own_answer(504);
+        late
+    });
     next.ask("POST /", &["Content-Length: 4"], "1234");
     next.expect_rejected(413);
     // What was under way goes on by the rules that it began with.

@@ -17,8 +17,10 @@ fn sigterm_and_sigint_close_what_is_idle_and_exit_0() {
         let mut proxy = Proxy::to(&origin);
         let mut idle = Client::connect(&proxy);
         assert_eq!(idle.get("/").status(), 200);
-        proxy.signal(signal);
-        let status = timed(Duration::ZERO, SECOND, || proxy.wait());
+        let status = timed(Duration::ZERO, SECOND, || {
+            proxy.signal(signal);
+            proxy.wait()
+        });
         assert_eq!(status.code(), Some(0), "{signal:?}");
         idle.expect_end();
     }
@@ -107,8 +109,11 @@ fn an_exchange_that_outlasts_the_drain_limit_is_cut() {
     upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf");
     let head = client.response_head();
     client.expect("half");
-    proxy.stop();
-    assert_eq!(timed(Duration::from_millis(290), SECOND, || proxy.wait()).code(), Some(0));
+    let status = timed(Duration::from_millis(290), SECOND, || {
+        proxy.stop();
+        proxy.wait()
+    });
+    assert_eq!(status.code(), Some(0));
     assert_eq!(client.body_of(head).expect_err("it never comes whole").stop, Stop::Reset);
 }
 

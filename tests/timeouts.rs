@@ -204,8 +204,7 @@ fn a_head_that_is_too_slow_is_408_however_its_bytes_come() {
 fn a_connection_that_never_sends_anything_is_ended() {
     let origin = Origin::by_hand();
     let proxy = Proxy::with("[timeouts]\nhead = \"300ms\"\nkeep_alive = \"300ms\"", &origin);
-    let mut client = Client::connect(&proxy);
-    let (_, stop) = timed(ms(250), ms(300) + LATE, || client.rest());
+    let (_, stop) = timed(ms(290), ms(300) + LATE, || Client::connect(&proxy).rest());
     assert_eq!(stop, Stop::End);
 }
 
@@ -214,8 +213,10 @@ fn an_idle_client_connection_is_closed_after_keep_alive() {
     let origin = Origin::saying("hello");
     let proxy = Proxy::with("[timeouts]\nkeep_alive = \"300ms\"", &origin);
     let mut client = Client::connect(&proxy);
-    assert_eq!(client.get("/").text(), "hello");
-    timed(ms(290), ms(300) + LATE, || client.expect_end());
+    timed(ms(290), ms(300) + LATE, || {
+        assert_eq!(client.get("/").text(), "hello");
+        client.expect_end();
+    });
 }
 
 #[test]
@@ -269,8 +270,8 @@ fn a_connection_that_the_upstream_does_not_take_is_504_at_the_connect_limit() {
 fn a_silent_tunnel_ends_at_its_limit() {
     let origin = Origin::by_hand();
     let proxy = Proxy::with("[timeouts]\ntunnel = \"400ms\"", &origin);
-    let (mut client, mut upstream) = tunnel(&proxy, &origin);
-    timed(ms(350), ms(400) + LATE, || {
+    timed(ms(390), ms(400) + LATE, || {
+        let (mut client, mut upstream) = tunnel(&proxy, &origin);
         let (bytes, stop) = client.rest();
         assert!(bytes.is_empty() && stop != Stop::Silence, "{bytes:?} {stop:?}");
         let (bytes, stop) = upstream.rest();

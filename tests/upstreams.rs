@@ -280,8 +280,9 @@ fn idle_connections_beyond_the_limit_are_closed() {
 fn an_idle_connection_is_closed_after_its_time() {
     let origin = Origin::by_hand();
     let proxy = Proxy::with("[upstream]\nidle = \"300ms\"", &origin);
-    let mut connections = idle_connections(&proxy, &origin, 1);
-    timed(Duration::from_millis(250), Duration::from_millis(900), || connections[0].expect_gone());
+    timed(Duration::from_millis(290), Duration::from_millis(900), || {
+        idle_connections(&proxy, &origin, 1)[0].expect_gone();
+    });
     let client = Client::connect(&proxy);
     client.ask("GET /fresh", &[], "");
     assert_eq!(origin.accept().request().target(), "/fresh");
