@@ -332,7 +332,8 @@ fn a_response_whose_limit_is_off_may_take_its_time() {
 #[test]
 fn deadlines_that_were_overtaken_wake_no_idle_process() {
     let origin = Origin::by_hand();
-    let proxy = Proxy::with("[timeouts]\nhead = \"2s\"\nupgrade = \"500ms\"\n", &origin);
+    let proxy = Proxy::with("[timeouts]\nhead = \"5s\"\nupgrade = \"500ms\"\n", &origin);
+    let begun = Instant::now();
     // Their heads would be late at many different times.
     let tunnels: Vec<_> = (0..40)
         .map(|_| {
@@ -340,10 +341,16 @@ fn deadlines_that_were_overtaken_wake_no_idle_process() {
             tunnel(&proxy, &origin)
         })
         .collect();
+    let opened = begun.elapsed();
     // The limits of their handshakes are looked at once each.
-    std::thread::sleep(ms(800));
+    eventually("the process sleeps", || {
+        let before = proxy.wake_ups();
+        std::thread::sleep(ms(600));
+        proxy.wake_ups() == before
+    });
     let before = proxy.wake_ups();
-    std::thread::sleep(ms(1500));
+    assert!(begun.elapsed() < ms(5000), "no head is late yet, or there is nothing to see");
+    std::thread::sleep((ms(5300) + opened).saturating_sub(begun.elapsed()));
     let wakes = proxy.wake_ups() - before;
     assert_eq!(wakes, 0, "wake-ups for what has become of the deadlines of {} tunnels", tunnels.len());
 }
