@@ -145,13 +145,14 @@ fn listeners_come_and_go_without_a_gap_in_those_that_stay() {
 #[test]
 fn a_listener_cannot_become_one_that_asks_for_the_same_port() {
     let origin = Origin::saying("ok");
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // No client gets a port of 127.0.0.8.
+    let port = std::net::TcpListener::bind("127.0.0.8:0").unwrap().local_addr().unwrap().port();
     let with = |listen: &str| format!("listen = \"{listen}:{port}\"\n{}", route("/", &origin));
-    let proxy = Proxy::controlled(&with("127.0.0.1"));
+    let proxy = Proxy::controlled(&with("127.0.0.8"));
     proxy.configure(&with(""));
     let (code, _, why) = proxy.ask(&["reload"]);
     assert_eq!(code, Some(1));
-    assert!(why.contains(&format!("127.0.0.1:{port} cannot become :{port} while hawkey runs")), "{why}");
+    assert!(why.contains(&format!("127.0.0.8:{port} cannot become :{port} while hawkey runs")), "{why}");
     assert_eq!(Client::connect(&proxy).get("/").text(), "ok");
 }
 

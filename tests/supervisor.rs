@@ -72,8 +72,8 @@ fn to(origin: &Origin) -> String {
 fn it_is_told_when_clients_are_served_and_when_the_end_begins() {
     for supervisor in [Supervisor::at_a_path(), Supervisor::at_an_abstract_name()] {
         let origin = Origin::by_hand();
-        // An address that is known before hawkey is there: READY alone says when to connect.
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // An address that is known before hawkey is there: READY alone says when to connect. No client gets a port of 127.0.0.9.
+        let address = TcpListener::bind("127.0.0.9:0").unwrap().local_addr().unwrap();
         let listen = format!("listen = \"{address}\"\n{}", to(&origin));
         let mut proxy = std::thread::scope(|scope| {
             let starting = scope.spawn(|| supervisor.start(&listen, &[]));

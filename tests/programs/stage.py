@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import os
 import pathlib
+import random
 import re
 import signal
 import socket
@@ -170,10 +171,14 @@ def end_well(program):
 
 
 def free_port():
-    """A port that the kernel just called free, for programs that cannot be given port 0."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that is free, and that the kernel gives to no client meanwhile, for programs that cannot be given port 0."""
+    first, last = map(int, pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    ports = [*range(1024, first), *range(last + 1, 1 << 16)]
+    for port in random.sample(ports, len(ports)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise Failure("every port is taken, or the kernel's own")
 
 
 def wait_until(what, condition, seconds=PATIENCE_SECONDS):
