@@ -286,13 +286,14 @@ fn a_thousand_reloads_under_load_are_noticed_by_nobody() {
     for turn in 101..=reloads + 100 {
         reload(&proxy, turn);
     }
+    // What is under way at the moment: 4 clients, connections to 3 upstreams, a listener. On a busy machine more of what has ended may be
+    // left, for a moment.
+    eventually("no more descriptors than before", || proxy.descriptors() <= before.1 + 16);
     let after = (proxy.memory(), proxy.descriptors());
     println!("{reloads} reloads beside {} requests: bytes and descriptors {before:?}, then {after:?}", seen);
     over.store(true, Ordering::Relaxed);
     loads.into_iter().for_each(|load| load.join().expect("no request failed"));
     assert!(after.0 <= before.0 + LEFT_BYTES_MAX, "memory has grown from {} to {}", before.0, after.0);
-    // What is under way at the moment: 4 clients, connections to 3 upstreams, a listener.
-    assert!(after.1 <= before.1 + 16, "descriptors have grown from {} to {}", before.1, after.1);
     for (client, upstream) in &mut open {
         client.send("the end");
         upstream.expect("the end");
