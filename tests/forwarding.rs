@@ -968,16 +968,18 @@ fn sixty_four_requests_in_one_packet_are_answered_in_order() {
 #[test]
 fn an_empty_line_behind_a_body_begins_no_request() {
     let origin = Origin::saying("ok");
-    let proxy = Proxy::with("[timeouts]\nkeep_alive = \"600ms\"\nhead = \"200ms\"", &origin);
+    let proxy = Proxy::with("[timeouts]\nkeep_alive = \"1500ms\"\nhead = \"200ms\"", &origin);
     let mut client = Client::connect(&proxy);
     client.ask("POST /", &["Content-Length: 4"], "body\r\n");
     assert_eq!(client.response().text(), "ok");
     client.expect_silence(Duration::from_millis(300));
     // On its own it is no request either, and what comes behind it is one.
     client.send("\r\n");
-    assert_eq!(client.get("/next").text(), "ok");
-    client.send("\r\n");
-    timed(Duration::from_millis(400), Duration::from_secs(2), || client.expect_end());
+    timed(Duration::from_millis(1490), Duration::from_secs(3), || {
+        assert_eq!(client.get("/next").text(), "ok");
+        client.send("\r\n");
+        client.expect_end();
+    });
     assert_eq!(origin.requests().len(), 2);
     assert!(!proxy.log().iter().any(|line| line.contains("status=408")), "an idle connection is closed without a word");
 }
@@ -1329,7 +1331,7 @@ fn an_early_answer_arrives_although_its_upstream_has_closed_on_the_upload() {
 fn server_sent_events_arrive_as_they_are_sent() {
     let origin = Origin::by_hand();
     let proxy = Proxy::with(
-        "[timeouts]\nresponse = \"300ms\"\nkeep_alive = \"300ms\"\nhead = \"300ms\"\nidle = \"300ms\"",
+        "[timeouts]\nresponse = \"900ms\"\nkeep_alive = \"900ms\"\nhead = \"900ms\"\nidle = \"900ms\"",
         &origin,
     );
     for framing in ["Transfer-Encoding: chunked", "X-Until: close"] {
@@ -1340,7 +1342,7 @@ fn server_sent_events_arrive_as_they_are_sent() {
         upstream.send(format!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n{framing}\r\n\r\n"));
         client.response_head();
         // A pause longer than every limit for ordinary answers: an event stream is quiet for as long as a tunnel may be.
-        client.expect_silence(Duration::from_millis(700));
+        client.expect_silence(Duration::from_millis(1300));
         for event in ["data: one\n\n", "data: two\n\n"] {
             let sent =
                 if framing.contains("chunked") { format!("{:x}\r\n{event}\r\n", event.len()) } else { event.into() };
@@ -1354,20 +1356,20 @@ fn server_sent_events_arrive_as_they_are_sent() {
 fn a_long_upload_and_a_long_download_have_no_limit_as_a_whole() {
     let origin = Origin::by_hand();
     let proxy = Proxy::with(
-        "[timeouts]\nresponse = \"300ms\"\nidle = \"300ms\"\nhead = \"300ms\"\nkeep_alive = \"300ms\"",
+        "[timeouts]\nresponse = \"1500ms\"\nidle = \"1500ms\"\nhead = \"1500ms\"\nkeep_alive = \"1500ms\"",
         &origin,
     );
     let mut client = Client::connect(&proxy);
     client.ask("PUT /", &["Content-Length: 8"], "");
     let mut upstream = origin.accept();
     for _ in 0..8 {
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(250));
         client.send("u");
     }
     assert_eq!(upstream.request().text(), "uuuuuuuu");
     upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n");
     for _ in 0..8 {
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(250));
         upstream.send("d");
     }
     assert_eq!(client.response().text(), "dddddddd");

@@ -131,12 +131,12 @@ fn a_line_says_why_an_exchange_ended() {
     let origin = Origin::answering(|request| match request.target() {
         "/nonsense" => Answer::raw("nonsense\r\n\r\n").then_close(),
         "/late" => {
-            std::thread::sleep(Duration::from_millis(600));
+            std::thread::sleep(Duration::from_millis(1800));
             Answer::ok("late")
         }
         _ => Answer::ok("hello"),
     });
-    let config = format!("[[route]]\nmatch = \"a.example\"\nto = \"{origin}\"\n[timeouts]\nresponse = \"200ms\"");
+    let config = format!("[[route]]\nmatch = \"a.example\"\nto = \"{origin}\"\n[timeouts]\nresponse = \"1500ms\"");
     let proxy = Proxy::start(&config);
     for (host, target, status, end) in [
         ("a.example", "/", 200, "complete"),
@@ -299,7 +299,7 @@ fn expect_event(proxy: &Proxy, session: usize, parts: &[&str]) {
 #[test]
 fn debug_tells_phases_and_events_each_with_its_numbers() {
     let origin = Origin::by_hand();
-    let config = format!("[[route]]\nmatch = \"example.com\"\nto = \"{origin}\"\n[timeouts]\nresponse = \"200ms\"");
+    let config = format!("[[route]]\nmatch = \"example.com\"\nto = \"{origin}\"\n[timeouts]\nresponse = \"1500ms\"");
     let proxy = Proxy::start_debug(&config);
     let session = |client: &Client| {
         number(&keys(&proxy.wait_for_log(&[&client.address().to_string(), " request=1 "])), "session")

@@ -72,10 +72,10 @@ fn the_last_answer_says_that_the_connection_closes() {
 #[test]
 fn a_tunnel_goes_on_until_the_drain_limit_and_is_ended_then() {
     let origin = Origin::by_hand();
-    let mut proxy = Proxy::with("[timeouts]\ndrain = \"600ms\"", &origin);
+    let mut proxy = Proxy::with("[timeouts]\ndrain = \"1500ms\"", &origin);
     let (mut client, mut upstream) = tunnel(&proxy, &origin);
-    proxy.stop();
-    let status = timed(Duration::from_millis(590), 2 * SECOND, || {
+    let status = timed(Duration::from_millis(1490), 3 * SECOND, || {
+        proxy.stop();
         std::thread::sleep(Duration::from_millis(200));
         client.send("still open");
         upstream.expect("still open");

@@ -65,17 +65,17 @@ fn a_handshake_whose_answer_stops_in_the_head_is_504() {
 fn after_a_504_the_connection_serves_the_next_request() {
     let origin = Origin::answering(|request| match request.target() {
         "/late" => {
-            std::thread::sleep(ms(500));
+            std::thread::sleep(ms(1800));
             Answer::ok("too late")
         }
         _ => Answer::ok("in time"),
     });
-    let proxy = Proxy::with("[timeouts]\nresponse = \"300ms\"", &origin);
+    let proxy = Proxy::with("[timeouts]\nresponse = \"1500ms\"", &origin);
     let mut client = Client::connect(&proxy);
     client.ask("GET /late", &[], "");
     client.expect_own_answer(504);
     assert_eq!(client.get("/next").text(), "in time");
-    client.expect_silence(ms(400));
+    client.expect_silence(ms(500));
 }
 
 #[test]
@@ -110,12 +110,12 @@ fn a_response_that_stops_in_the_head_is_504_at_the_limit() {
 #[test]
 fn the_wait_for_a_response_begins_when_the_request_has_been_sent_whole() {
     let origin = Origin::by_hand();
-    let proxy = Proxy::with("[timeouts]\nresponse = \"300ms\"", &origin);
+    let proxy = Proxy::with("[timeouts]\nresponse = \"1500ms\"", &origin);
     let mut client = Client::connect(&proxy);
     client.ask("POST /slow", &["Content-Length: 6"], "");
     let mut upstream = origin.accept();
     for byte in ["u", "p", "l", "o", "a", "d"] {
-        std::thread::sleep(ms(100));
+        std::thread::sleep(ms(300));
         client.send(byte);
     }
     assert_eq!(upstream.request().text(), "upload");
@@ -145,14 +145,14 @@ fn a_response_that_stops_in_the_body_is_cut_with_a_reset() {
 #[test]
 fn the_wait_between_bytes_of_a_body_begins_anew_with_each() {
     let origin = Origin::by_hand();
-    let proxy = Proxy::with("[timeouts]\nidle = \"400ms\"", &origin);
+    let proxy = Proxy::with("[timeouts]\nidle = \"1500ms\"", &origin);
     let mut client = Client::connect(&proxy);
     client.ask("GET /", &[], "");
     let mut upstream = origin.accept();
     upstream.request();
     upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n");
     for byte in ["s", "l", "o", "w", "l", "y"] {
-        std::thread::sleep(ms(150));
+        std::thread::sleep(ms(300));
         upstream.send(byte);
     }
     assert_eq!(client.response().text(), "slowly");
@@ -222,11 +222,11 @@ fn an_idle_client_connection_is_closed_after_keep_alive() {
 #[test]
 fn a_kept_connection_serves_requests_with_pauses_below_keep_alive() {
     let origin = Origin::saying("hello");
-    let proxy = Proxy::with("[timeouts]\nkeep_alive = \"400ms\"\nhead = \"100ms\"", &origin);
+    let proxy = Proxy::with("[timeouts]\nkeep_alive = \"1500ms\"\nhead = \"200ms\"", &origin);
     let mut client = Client::connect(&proxy);
-    for _ in 0..4 {
+    for _ in 0..6 {
         assert_eq!(client.get("/").text(), "hello");
-        std::thread::sleep(ms(200));
+        std::thread::sleep(ms(300));
     }
 }
 
@@ -282,30 +282,34 @@ fn a_silent_tunnel_ends_at_its_limit() {
 #[test]
 fn bytes_in_either_direction_keep_a_tunnel_open() {
     let origin = Origin::by_hand();
-    let proxy = Proxy::with("[timeouts]\ntunnel = \"400ms\"", &origin);
+    let proxy = Proxy::with("[timeouts]\ntunnel = \"1500ms\"", &origin);
     let (mut client, mut upstream) = tunnel(&proxy, &origin);
     for _ in 0..6 {
-        std::thread::sleep(ms(150));
+        std::thread::sleep(ms(300));
         client.send("ping");
         upstream.expect("ping");
     }
     for _ in 0..6 {
-        std::thread::sleep(ms(150));
+        std::thread::sleep(ms(300));
         upstream.send("pong");
         client.expect("pong");
     }
-    timed(ms(350), ms(400) + LATE, || client.expect_gone());
+    timed(ms(1490), ms(1500) + LATE, || {
+        upstream.send("pong");
+        client.expect("pong");
+        client.expect_gone();
+    });
 }
 
 #[test]
 fn a_tunnel_whose_limit_is_off_stays_open() {
     let origin = Origin::by_hand();
     let proxy = Proxy::with(
-        "[timeouts]\ntunnel = \"off\"\nidle = \"200ms\"\nkeep_alive = \"200ms\"\nresponse = \"200ms\"",
+        "[timeouts]\ntunnel = \"off\"\nidle = \"700ms\"\nkeep_alive = \"700ms\"\nresponse = \"700ms\"",
         &origin,
     );
     let (mut client, upstream) = tunnel(&proxy, &origin);
-    client.expect_silence(ms(700));
+    client.expect_silence(ms(1100));
     upstream.send("still there");
     client.expect("still there");
 }
@@ -314,17 +318,17 @@ fn a_tunnel_whose_limit_is_off_stays_open() {
 fn a_response_whose_limit_is_off_may_take_its_time() {
     let origin = Origin::by_hand();
     let proxy = Proxy::with(
-        "[timeouts]\nresponse = \"off\"\nidle = \"off\"\nkeep_alive = \"200ms\"\nupgrade = \"200ms\"",
+        "[timeouts]\nresponse = \"off\"\nidle = \"off\"\nkeep_alive = \"700ms\"\nupgrade = \"700ms\"",
         &origin,
     );
     let mut client = Client::connect(&proxy);
     client.ask("GET /poll", &[], "");
     let mut upstream = origin.accept();
     upstream.request();
-    client.expect_silence(ms(700));
+    client.expect_silence(ms(1100));
     upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n");
     client.response_head();
-    client.expect_silence(ms(400));
+    client.expect_silence(ms(1100));
     upstream.send("news");
     client.expect("news");
 }
