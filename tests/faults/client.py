@@ -15,6 +15,42 @@ RIGHT, FAULT, CUT, LATE = "right", "fault", "cut", "late"
 READ_BYTES = 1 << 16
 
 
+class Watch:
+    """A clock, and beside it a thread that only sleeps, over and over. By how much that comes too late tells how busy the machine is,
+    and hawkey and both of its sides come as late."""
+
+    NAP = 0.005
+    # What a nap takes longer on a machine that has nothing else to do, and more.
+    NAP_LATE = 0.001
+
+    def __init__(self):
+        # Of each late nap, when it should have ended and when it did.
+        self.late = []
+        self.over = threading.Event()
+        self.sleeper = threading.Thread(target=self.sleep, daemon=True)
+        self.sleeper.start()
+        self.begun = time.monotonic()
+
+    def sleep(self):
+        while not self.over.is_set():
+            due = time.monotonic() + self.NAP + self.NAP_LATE
+            time.sleep(self.NAP)
+            if (woken := time.monotonic()) > due:
+                self.late.append((due, woken))
+
+    def stop(self):
+        """How many seconds it has run, and how many of them the machine may have cost: hawkey and the test are woken by turns, so that
+        each of them may have come too late."""
+        took = time.monotonic() - self.begun
+        self.over.set()
+        self.sleeper.join()
+        return took, 3 * self.lost(self.begun, time.monotonic())
+
+    def lost(self, begin, end):
+        """For how many seconds between these nobody who wanted to wake up did."""
+        return sum(max(0.0, min(end, woken) - max(begin, due)) for due, woken in self.late)
+
+
 class Refused(Exception):
     """A handshake was answered with something else than 101."""
 

@@ -27,7 +27,7 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "programs"))
 
-from client import FAULT, LATE, RIGHT, Client, read_head
+from client import FAULT, LATE, RIGHT, Client, Watch, read_head
 from origin import Origin
 from stage import Failure, Stage, expect, free_port, wait_until
 
@@ -528,9 +528,9 @@ def moved_clock(seconds):
             DONT_FAKE_MONOTONIC="1",
         )
         scene.listens()
-        begin = time.monotonic()
+        begin, watch = time.monotonic(), Watch()
         with concurrent.futures.ThreadPoolExecutor() as workers:
-            waits = {name: workers.submit(wait, Client(scene.address), begin) for name, (wait, _) in WAITS.items()}
+            waits = {name: workers.submit(wait, Client(scene.address, patience=20), begin) for name, (wait, _) in WAITS.items()}
             time.sleep(0.7)
             # By another name first, or half of it may be read.
             (stage.folder / "new-clock").write_text(f"{seconds:+}")
@@ -539,12 +539,13 @@ def moved_clock(seconds):
             expect("an exchange behind it", RIGHT, client.get("/bytes/50", 50))
             client.close()
             ended = {name: future.result() for name, future in waits.items()}
+        _, late = watch.stop()
         scene.settles()
         for name, took in ended.items():
             _, limit = WAITS[name]
             print(f"clock moved by {seconds:+} s: {name} ended after {took:.3f} s", flush=True)
-            if not limit - 0.01 <= took <= limit + 0.3:
-                raise Failure(f"{name} ended after {took:.3f} s instead of {limit}")
+            if not limit - 0.01 <= took <= limit + 0.3 + late:
+                raise Failure(f"{name} ended after {took:.3f} s instead of {limit}, and a busy machine may have cost {late:.3f} s")
         told = re.findall(r"^time=(\S+)Z ", scene.hawkey.said("err"), re.MULTILINE)
         moved = datetime.datetime.fromisoformat(told[-1]) - datetime.datetime.fromisoformat(told[0])
         if abs(moved.total_seconds() - seconds) > 60:
@@ -552,14 +553,14 @@ def moved_clock(seconds):
         # And the drain limit, with a tunnel that stays.
         sock, _ = open_tunnel(Client(scene.address))
         with sock:
+            watch = Watch()
             os.kill(scene.hawkey.process.pid, signal.SIGTERM)
-            begin = time.monotonic()
             time.sleep(0.2)
             clock.write_text("+0")
             wait_until("hawkey ends as asked", scene.hawkey.ended, seconds=8)
-            took = time.monotonic() - begin
-        if not 1.9 <= took <= 2.3:
-            raise Failure(f"draining ended after {took:.3f} s instead of 2")
+            took, late = watch.stop()
+        if not 1.99 <= took <= 2.3 + late:
+            raise Failure(f"draining ended after {took:.3f} s instead of 2, and a busy machine may have cost {late:.3f} s")
         scene.ended_well(0)
 
     return play
