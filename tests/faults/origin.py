@@ -137,7 +137,8 @@ class Connections(socketserver.ThreadingMixIn):
 
     daemon_threads = True
     block_on_close = False
-    request_queue_size = 1024
+    # More than there are slow clients: behind a full queue the kernel waits for seconds.
+    request_queue_size = 4096
 
     def __init__(self, *arguments):
         self.open = set()

@@ -18,12 +18,20 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "programs"))
 
-from client import RIGHT, Client
+from client import RIGHT, Client, Watch
 from soak import Scene, origins_elsewhere
 from stage import Failure, Stage, end_well, wait_until
 
 SLOW_CLIENTS = 2000
+# So many of them at once tell enough.
+ENOUGH_CLIENTS = 1000
 HEAD_SECONDS, IDLE_SECONDS = 8, 8
+# What the origin works in much more than a second when nobody asks it for anything.
+ORIGIN_TICKS = 20
+# How many seconds the slow clients take to come, all at the rate that slowhttptest is told.
+COMING_SECONDS = 4
+# How long it may take from their time's end until all are shed: they came, or moved something, one after the other.
+SHEDDING_SECONDS = 6
 # How late a slow client may be shed, on a machine that is busy with all of this.
 LATE_MS_MAX = 300
 # The good client may wait so many times as long as in quiet, or as without hawkey at the same time, or so long at all.
@@ -98,45 +106,60 @@ def tell_times(what, took):
 def slow(name, stage, verdicts):
     """2,000 slow clients beside a good one."""
     options, target, seconds, kib = SLOW[name]
-    _, (good, _) = origins_elsewhere(stage, stage.folder / "good.sock")
+    _, (good, _), _ = origins_elsewhere(stage, stage.folder / "good.sock")
     scene = Scene(stage, CONFIGURATION.replace("{good}", good), NICENESS)
     quiet_end = time.monotonic() + 2
     quiet = times_of_a_good_client(scene.address, good, lambda: time.monotonic() > quiet_end)
     held, memory = scene.descriptors(), scene.memory()
     test = stage.start(
         "slowhttptest",
-        ["nice", "-n", NICENESS, "slowhttptest", *options, "-c", SLOW_CLIENTS, "-r", SLOW_CLIENTS // 4, "-l", seconds + 12, "-v", "1",
+        ["nice", "-n", NICENESS, "slowhttptest", *options, "-c", SLOW_CLIENTS, "-r", SLOW_CLIENTS // COMING_SECONDS, "-l", 300, "-v", "1",
          "-u", f"http://{scene.address}{target}"],
     )
-    most, highest, shed_by = held, memory, None
-    begin = time.monotonic()
+    most, highest, came_by, moved_by, shed_by = held, memory, 0, 0, None
+    begin, origin_worked = time.monotonic(), ticks_of(scene.origin_pid)
 
     def over():
-        nonlocal most, highest, shed_by
-        now, memory = scene.descriptors(), scene.memory()
-        most, highest = max(most, now), max(highest, memory)
-        if shed_by is None and most > SLOW_CLIENTS and now < held + 20:
-            shed_by = time.monotonic() - begin
-        return shed_by or test.ended() or time.monotonic() > begin + seconds + 14
+        nonlocal most, highest, came_by, moved_by, shed_by, origin_worked
+        now, memory, passed = scene.descriptors(), scene.memory(), time.monotonic() - begin
+        if now > most:
+            most, came_by = now, passed
+        # What readers are sent until their buffers are full is the origin's work, which takes a busy machine long.
+        if (ticks := ticks_of(scene.origin_pid)) > origin_worked + ORIGIN_TICKS:
+            origin_worked, moved_by = ticks, passed
+        highest = max(highest, memory)
+        if shed_by is None and most > ENOUGH_CLIENTS and now < held + 20:
+            shed_by = passed
+        return shed_by or test.ended() or passed > max(came_by, moved_by, COMING_SECONDS) + seconds + SHEDDING_SECONDS
 
     worked = -scene.processor_seconds()
     during = times_of_a_good_client(scene.address, good, over)
     worked += scene.processor_seconds()
+    # The longest that the good client waited without hawkey: so late the machine makes anybody.
+    max_direct = max(during[1])
     test.end()
     p99_quiet, (p99, p99_direct) = tell_times("in quiet", quiet)[0], tell_times(f"beside slow {name}", during)
     scene.rests_with(held)
     print(f"  hawkey worked for {worked:.2f} of {time.monotonic() - begin:.1f} s")
     print(f"  RssAnon: {memory >> 10} KiB before, {highest >> 10} KiB at most, {scene.memory() >> 10} KiB afterwards")
-    verdicts.expect(f"all {SLOW_CLIENTS} were there: {most} descriptors at most", most >= SLOW_CLIENTS)
+    # On a slow machine the first ones are shed before the last ones come.
+    there = SLOW_CLIENTS if came_by < seconds else ENOUGH_CLIENTS
+    verdicts.expect(f"{there} were there: {most} descriptors at most, after {came_by:.1f} s", most >= there)
     verdicts.expect(f"all were shed {shed_by or -1:.1f} s after the first came, each after {seconds} s", shed_by)
     if name != "readers":
         late = late_by(scene.hawkey.said("err"), seconds)
-        verdicts.expect(f"{len(late)} of them told as late, the last {max(late, default=0)} ms too late",
-                        len(late) > SLOW_CLIENTS * 0.9 and max(late) <= LATE_MS_MAX)
+        late_max = LATE_MS_MAX + 3 * max_direct
+        verdicts.expect(f"{len(late)} of them told as late, the last {max(late, default=0)} ms too late, at most {late_max:.0f}",
+                        len(late) > SLOW_CLIENTS * 0.9 and max(late) <= late_max)
     p99_max = max(P99_RATIO_MAX * max(p99_quiet, p99_direct), P99_MS_MAX)
     verdicts.expect("the good client was served as before", p99 <= p99_max)
-    each = (highest - memory) / SLOW_CLIENTS / 1024
+    each = (highest - memory) / min(most, SLOW_CLIENTS) / 1024
     verdicts.expect(f"{each:.1f} KiB each at most", each <= kib)
+
+
+def ticks_of(pid):
+    """The hundredths of a second that all threads of a process have worked."""
+    return sum(map(int, pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
 
 
 def late_by(log, seconds):
@@ -146,7 +169,7 @@ def late_by(log, seconds):
 
 def full(connections, stage, verdicts):
     """1,000 clients where 256 descriptors are. With 1,000 connections allowed, accept fails; else it is not even called."""
-    origins, (tcp, _) = origins_elsewhere(stage, stage.folder / "origin.sock")
+    origins, (tcp, _), _ = origins_elsewhere(stage, stage.folder / "origin.sock")
     configuration = stage.folder / "full.toml"
     configuration.write_text(FULL.format(tcp=tcp, connections=connections))
     program = stage.start("hawkey", ["prlimit", "--nofile=256:256", stage.tools.hawkey, "--control", "off", "-c", configuration])
@@ -171,12 +194,12 @@ def full(connections, stage, verdicts):
         verdicts.expect("the established clients are served while it is full", served())
         waiting = Client(address).connect()
         waiting.sendall(b"GET /bytes/9 HTTP/1.1\r\nHost: a\r\n\r\n")
-    begin = time.monotonic()
+    watch = Watch()
     answer = waiting.recv(4096)
-    took = (time.monotonic() - begin) * 1000
+    took, late = (1000 * seconds for seconds in watch.stop())
     waiting.close()
     verdicts.expect("who waited behind all others is served", answer.startswith(b"HTTP/1.1 200 OK\r\n"))
-    verdicts.expect(f"{took:.0f} ms after descriptors came free", took <= 100)
+    verdicts.expect(f"{took:.0f} ms after descriptors came free, at most 100, and {late:.0f} that a busy machine may have cost", took <= 100 + late)
     verdicts.expect("the established clients are served afterwards", served())
     for client in established:
         client.close()

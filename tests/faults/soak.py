@@ -41,7 +41,7 @@ class Scene:
     """A hawkey between its upstreams, which live in a process of their own."""
 
     def __init__(self, stage, configuration=CONFIGURATION, niceness=0):
-        self.origins, (tcp, unix) = origins_elsewhere(stage, stage.folder / "origin.sock", niceness)
+        self.origins, (tcp, unix), self.origin_pid = origins_elsewhere(stage, stage.folder / "origin.sock", niceness)
         self.hawkey = stage.hawkey(configuration=configuration.format(folder=stage.folder, tcp=tcp, unix=unix))
         self.address = self.hawkey.address
         self.pid = self.hawkey.process.pid
@@ -70,12 +70,12 @@ class Scene:
 
 
 def origins_elsewhere(stage, path, niceness=0):
-    """Starts two origins in a process of their own, which stands so far back behind others; the pipe to it, and their addresses."""
+    """Starts two origins in a process of their own, which stands so far back behind others; the pipe to it, their addresses, and its id."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.Process(target=serve, args=(theirs, path, niceness), daemon=True)
     process.start()
     stage.endings.callback(process.kill)
-    return ours, ours.recv()
+    return ours, ours.recv(), process.pid
 
 
 def serve(pipe, path, niceness):
