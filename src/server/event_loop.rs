@@ -326,7 +326,7 @@ impl EventLoop {
         self.lines_wait = journal::flush();
     }
 
-    /// Drives pairs that are queued, each once, as far as the `share` goes.
+    /// Drives pairs that are queued, as far as the `share` goes.
     fn drive(&mut self, mut share: Share) {
         // A bug of ours in one session must not end the others. What a panic may leave half done is the session's own, and is
         // dropped with it; the turn's buffers are emptied before they are used.

@@ -232,7 +232,7 @@ impl Pair {
     }
 
     /// Resets both sides of a session that can no longer be trusted.
-    pub fn give_up(&mut self, net: &mut Net) -> Driven {
+    pub fn give_up(&mut self, net: &mut Net) {
         log::error!(
             "{} event=panic why=\"a bug in hawkey: this session is reset, the others go on\"",
             self.session.number()
@@ -240,7 +240,6 @@ impl Pair {
         for side in Side::BOTH {
             self.abort(side, net);
         }
-        Driven::Ended
     }
 
     /// A side that is read tells of its end or its error by itself, behind all that it has sent. One that is not read because
