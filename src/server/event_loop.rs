@@ -227,10 +227,9 @@ impl EventLoop {
             let control = self.control.as_ref().and_then(Control::due);
             let watch = self.supervisor.next_due();
             let upgrade = self.upgrade.as_ref().map(|upgrade| upgrade.next_due(self.turn.now));
-            let wakes = [self.net.upstreams.next_due(), paused, lines, control, watch, upgrade, self.stop_by];
-            let wake = wakes.into_iter().flatten().min();
-            let wait = wake.map(|instant| instant.saturating_duration_since(self.turn.now));
-            [self.deadlines.next_in(), wait].into_iter().flatten().min()
+            let rarely = [paused, lines, control, watch, upgrade, self.stop_by];
+            let wake = rarely.iter().fold(self.net.upstreams.next_due(), |wake, due| sooner(wake, *due));
+            sooner(self.deadlines.next_in(), wake.map(|instant| instant.saturating_duration_since(self.turn.now)))
         };
         match self.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
@@ -488,6 +487,12 @@ impl EventLoop {
             self.queue.push(pair, PairKey(key as u32));
         }
     }
+}
+
+/// The lesser of two, where `None` is never.
+#[inline(always)]
+fn sooner<T: Ord + Copy>(one: Option<T>, other: Option<T>) -> Option<T> {
+    if other.is_some_and(|other| one.is_none_or(|one| other < one)) { other } else { one }
 }
 
 /// How many clients there may be at once.
