@@ -68,6 +68,15 @@ impl Deadlines {
         self.entries.len()
     }
 
+    /// Drops the entries in front that no longer count: nobody is woken for them.
+    pub fn drop_front(&mut self, armed: impl Fn(PairKey) -> Armed) {
+        while let Some(Reverse((tick, key))) = self.entries.peek()
+            && !self.counts(*tick, armed(*key))
+        {
+            self.entries.pop();
+        }
+    }
+
     /// Drops the entries that no longer count, where `armed` says when each session is looked at anyway.
     pub fn sweep(&mut self, armed: impl Fn(PairKey) -> Armed) {
         let mut entries = std::mem::take(&mut self.entries);

@@ -28,7 +28,7 @@ use crate::server::giver::Giver;
 use crate::server::journal;
 use crate::server::listener::Listener;
 use crate::server::pair::{Driven, Net, Pair};
-use crate::server::queue::{RunQueue, Share};
+use crate::server::queue::{Line, RunQueue, Share};
 use crate::server::source::Source;
 use crate::server::stop::StopFlag;
 use crate::server::supervisor::Supervisor;
@@ -95,8 +95,6 @@ pub struct EventLoop {
     /// Pairs that have ended; their places are freed at the end of the turn.
     dead: Vec<PairKey>,
     deadlines: Deadlines,
-    /// Nothing but time has woken the loop, and some of their entries that no longer count would do so again.
-    would_wake_in_vain: bool,
     net: Net,
     /// The pair that is driven, or was last.
     driven: PairKey,
@@ -162,7 +160,6 @@ impl EventLoop {
             queue: RunQueue::default(),
             dead: Vec::new(),
             deadlines: Deadlines::with_bytes(now, TABLE_BYTES),
-            would_wake_in_vain: false,
             net,
             driven: PairKey(0),
             turn: Turn::new(now, policy),
@@ -260,14 +257,9 @@ impl EventLoop {
             }
         }
         net.may_be_behind = count >= EVENTS_MAX;
-        let (mut have_fired, mut in_vain) = (false, false);
         while let Some((tick, key)) = self.deadlines.next_fired() {
-            have_fired = true;
             let pair = self.pairs.get_mut(key.0 as usize).filter(|pair| self.deadlines.counts(tick, pair.armed));
-            let Some(pair) = pair else {
-                in_vain = true;
-                continue;
-            };
+            let Some(pair) = pair else { continue };
             pair.armed = None;
             if pair.session().deadline().is_some_and(|deadline| deadline <= self.turn.now) {
                 pair.noted.is_due = true;
@@ -277,8 +269,6 @@ impl EventLoop {
                 self.deadlines.arm(key, pair.session().deadline(), &mut pair.armed);
             }
         }
-        let is_woken_by_time = have_fired && self.events.is_empty();
-        self.would_wake_in_vain = is_woken_by_time && (in_vain || self.deadlines.len() > self.pairs.len());
     }
 
     fn act(&mut self) {
@@ -316,11 +306,14 @@ impl EventLoop {
             table::shrink(&mut self.pairs);
         }
         self.net.table.bury();
-        // Entries that were overtaken may be far from firing.
-        let are_many = self.deadlines.len() > self.pairs.len() + self.pairs.len() / 4 + DEADLINES_SPARE;
-        if self.would_wake_in_vain || are_many {
-            let pairs = &self.pairs;
-            self.deadlines.sweep(|PairKey(key)| pairs.get(key as usize)?.armed);
+        let armed = |PairKey(key): PairKey| self.pairs.get(key as usize)?.armed;
+        if self.events.is_empty() {
+            // Nothing but time has woken the loop. It is not to do so again for an entry that was overtaken.
+            self.deadlines.drop_front(armed);
+        }
+        // Such entries may be far from the front.
+        if self.deadlines.len() > self.pairs.len() + self.pairs.len() / 4 + DEADLINES_SPARE {
+            self.deadlines.sweep(armed);
         }
         self.lines_wait = journal::flush();
     }
@@ -334,6 +327,8 @@ impl EventLoop {
                 pair.give_up(&mut self.net);
                 self.dead.push(self.driven);
             }
+            // It may hold bytes of that session.
+            self.net.pipe = Pipe::new().ok();
         }
     }
 
@@ -345,20 +340,21 @@ impl EventLoop {
         while let Some((key, line)) = share.next(&mut self.queue) {
             self.driven = key;
             let Some(pair) = self.pairs.get_mut(key.0 as usize) else { continue };
-            pair.noted.is_queued = false;
-            if pair.noted.is_frozen {
+            pair.noted.is_queued &= line == Line::Aside;
+            if pair.noted.is_frozen || pair.has_ended() {
                 continue;
             }
-            match pair.drive(key, line.budget(), &mut self.net, &mut self.turn) {
-                Driven::Ended => {
-                    self.dead.push(key);
-                    continue;
-                }
-                Driven::Again => self.queue.push(pair, key),
-                Driven::Parked => {}
+            let mut budget = line.budget();
+            let driven = pair.drive(key, &mut budget, &mut self.net, &mut self.turn);
+            share.spend(line, budget.spent());
+            if driven == Driven::Ended {
+                self.dead.push(key);
+                continue;
+            }
+            if driven == Driven::Again {
+                self.queue.push(pair, key);
             }
             self.deadlines.arm(key, pair.session().deadline(), &mut pair.armed);
-            share.spend(line, pair.spent());
         }
     }
 
@@ -468,23 +464,22 @@ impl EventLoop {
         self.tell_all(Session::stop_now);
     }
 
-    /// Tells every session the same, once what has come meanwhile is done, told or not: a request that is here already has begun.
+    /// Tells every session the same, but for those that are on their way to another process.
     fn tell_all(&mut self, tell: impl Fn(&mut Session, &mut Turn)) {
-        self.queue_all(|pair, net, _| pair.expect_client(net));
-        self.drive(Share::all(&self.queue));
-        self.queue_all(|pair, _, turn| {
-            if !pair.session().is_closed() {
-                tell(pair.session_mut(), turn);
+        let keys: Vec<_> = self.pairs.iter().map(|(key, _)| PairKey(key as u32)).collect();
+        for key in keys {
+            // First what has come meanwhile, told or not: a request that is here already has begun.
+            if let Some(pair) = self.pairs.get_mut(key.0 as usize) {
+                pair.expect_client(&mut self.net);
             }
-        });
-        self.drive(Share::all(&self.queue));
-    }
-
-    /// Queues every pair behind what is done to it, but for those that are on their way to another process.
-    fn queue_all(&mut self, mut act: impl FnMut(&mut Pair, &mut Net, &mut Turn)) {
-        for (key, pair) in self.pairs.iter_mut().filter(|(_, pair)| !pair.noted.is_frozen) {
-            act(pair, &mut self.net, &mut self.turn);
-            self.queue.push(pair, PairKey(key as u32));
+            self.drive(Share::only(key));
+            if let Some(pair) = self.pairs.get_mut(key.0 as usize)
+                && !pair.noted.is_frozen
+                && !pair.has_ended()
+            {
+                tell(pair.session_mut(), &mut self.turn);
+                self.drive(Share::only(key));
+            }
         }
     }
 }

@@ -37,6 +37,11 @@ impl Budget {
     /// Of who moved much: what one read brings, and its way out.
     pub const BULK: Budget = Budget { max: 2 * READ_BYTES, spent: 0 };
 
+    /// What has been spent of it.
+    pub fn spent(&self) -> usize {
+        self.spent
+    }
+
     fn spend(&mut self, cost: usize) {
         self.spent = self.spent.saturating_add(cost);
     }
@@ -156,6 +161,11 @@ impl Pair {
         self.spent() >= Budget::BULK.max
     }
 
+    /// Whether its sockets are closed, or another process's.
+    pub fn has_ended(&self) -> bool {
+        self.sockets.client.is_none()
+    }
+
     /// The session.
     pub fn session(&self) -> &Session {
         &self.session
@@ -168,11 +178,11 @@ impl Pair {
 
     /// Tells the session what was noted, then moves bytes until nothing moves any more or the budget is spent.
     #[inline(always)]
-    pub fn drive(&mut self, key: PairKey, mut budget: Budget, net: &mut Net, turn: &mut Turn) -> Driven {
+    pub fn drive(&mut self, key: PairKey, budget: &mut Budget, net: &mut Net, turn: &mut Turn) -> Driven {
         #[cfg(test)]
         tests::panic_if_cursed(&self.session);
-        let passed = if self.noted.is_news() { None } else { self.pass_straight(&mut budget, net, turn) };
-        let driven = passed.unwrap_or_else(|| self.drive_long(key, &mut budget, net, turn));
+        let passed = if self.noted.is_news() { None } else { self.pass_straight(budget, net, turn) };
+        let driven = passed.unwrap_or_else(|| self.drive_long(key, budget, net, turn));
         // At most the budget, and one read and one write of each side. Who waits for a next request begins anew.
         self.spent_kib = if self.session.is_idle() { 0 } else { (budget.spent / 1024) as u16 };
         driven
@@ -220,7 +230,7 @@ impl Pair {
         if budget.is_spent() && Side::BOTH.into_iter().any(has_more) { Driven::Again } else { Driven::Parked }
     }
 
-    /// It has lived for a while. A tunnel may be silent for hours from now on: the kernel is to watch that both peers live.
+    /// It has lived for a while, and is looked at. A tunnel may be silent for hours from now on: the kernel is to watch that both peers live.
     pub fn watch_peers(&self, net: &mut Net) {
         if self.session.is_tunnel() {
             for side in Side::BOTH {

@@ -35,13 +35,15 @@ impl RunQueue {
     }
 }
 
-/// One of the two lines.
+/// In which line a pair has waited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Line {
     /// Of who moved little.
     Prompt,
     /// Of who moved much.
     Bulk,
+    /// In none, or in whichever it still waits.
+    Aside,
 }
 
 impl Line {
@@ -49,29 +51,29 @@ impl Line {
     pub fn budget(self) -> Budget {
         match self {
             Line::Prompt => Budget::PROMPT,
-            Line::Bulk => Budget::BULK,
+            Line::Bulk | Line::Aside => Budget::BULK,
         }
     }
 }
 
-/// How much of the queue is driven before something else is done: so many pairs of each line, and of the bulk line only while those
-/// before have left some of these bytes.
+/// Who is driven before something else is done: one pair by itself, or so many of the prompt line, and then those of the bulk line while
+/// the ones before have left some of these bytes.
 #[derive(Debug)]
 pub struct Share {
+    aside: Option<PairKey>,
     prompt: usize,
-    bulk: usize,
     bulk_bytes: usize,
 }
 
 impl Share {
     /// What one turn drives.
     pub fn of_a_turn(queue: &RunQueue) -> Share {
-        Share { prompt: queue.prompt.len(), bulk: usize::MAX, bulk_bytes: BULK_SPENT_MAX }
+        Share { aside: None, prompt: queue.prompt.len(), bulk_bytes: BULK_SPENT_MAX }
     }
 
-    /// Every pair that is queued now.
-    pub fn all(queue: &RunQueue) -> Share {
-        Share { prompt: queue.prompt.len(), bulk: queue.bulk.len(), bulk_bytes: usize::MAX }
+    /// One pair and nobody else, whether it is queued or not.
+    pub fn only(key: PairKey) -> Share {
+        Share { aside: Some(key), prompt: 0, bulk_bytes: 0 }
     }
 
     /// Whose turn it is.
@@ -81,11 +83,10 @@ impl Share {
             self.prompt -= 1;
             return Some((queue.prompt.pop_front()?, Line::Prompt));
         }
-        if self.bulk == 0 || self.bulk_bytes == 0 {
-            return None;
+        if self.bulk_bytes > 0 {
+            return Some((queue.bulk.pop_front()?, Line::Bulk));
         }
-        self.bulk -= 1;
-        Some((queue.bulk.pop_front()?, Line::Bulk))
+        Some((self.aside.take()?, Line::Aside))
     }
 
     /// A pair of this line has spent so many bytes.

@@ -383,7 +383,7 @@ fn other_version<T>(text: &[u8], arrived: usize, limits: &Limits) -> Result<Opti
 /// RFC 9112, 2.2, lets a recipient take a bare LF for a line end; not all do, so it has two readings.
 fn refuse_bare_lf(text: &[u8]) -> Result<(), Reject> {
     let mut rest = text;
-    // The standard library's only way to find a byte by looking at many at a time, which nothing else does in a program compiled for size.
+    // It looks at many bytes at a time, which a loop would not (docs/decisions/0013).
     while let Ok(line_bytes @ 1..) = rest.skip_until(b'\n') {
         let line_end = text.len().saturating_sub(rest.len());
         let line = text.get(line_end.saturating_sub(line_bytes)..line_end).unwrap_or_default();

@@ -20,7 +20,7 @@ pub enum Step {
 /// Steps that wait to be carried out, in the order of their bits: an upstream is let go before another is asked for, and the
 /// client's connection goes last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Steps(u16);
+pub struct Steps(u8);
 
 const ORDER: [Step; 8] = [
     Step::Shutdown(Side::Upstream),
@@ -58,8 +58,8 @@ impl Steps {
     }
 }
 
-fn bit_of(step: Step) -> u16 {
-    ORDER.iter().enumerate().map(|(bit, known)| u16::from(*known == step) << bit).sum()
+fn bit_of(step: Step) -> u8 {
+    ORDER.iter().enumerate().map(|(bit, known)| u8::from(*known == step) << bit).sum()
 }
 
 #[cfg(test)]

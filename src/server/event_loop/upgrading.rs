@@ -26,7 +26,7 @@ use crate::server::table::{Holder, PairKey};
 use crate::server::taker::Taker;
 use crate::server::upgrade::Upgrade;
 
-/// When sessions of a former process are looked at first: it may not have come to that.
+/// When tunnels of a former process are looked at: there they may not have been yet.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
 /// Why an upgrade is refused while something else goes on.
 const ALREADY: &str = "an upgrade is under way already";
@@ -355,9 +355,10 @@ impl EventLoop {
             // What has come of one that did not come whole is let go with the others.
             adopted.push(key);
             taken?;
-            let first_look = self.turn.now + FIRST_LOOK;
-            let deadline = pair.session().deadline().map_or(first_look, |deadline| deadline.min(first_look));
-            self.deadlines.arm(key, Some(deadline), &mut pair.armed);
+            if pair.session().is_tunnel() {
+                self.deadlines.arm(key, Some(self.turn.now + FIRST_LOOK), &mut pair.armed);
+            }
+            self.deadlines.arm(key, pair.session().deadline(), &mut pair.armed);
         }
         Ok(())
     }
