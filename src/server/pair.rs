@@ -264,10 +264,12 @@ impl Pair {
         }
     }
 
+    #[inline(always)]
     fn can_read(&self, side: Side, net: &Net) -> bool {
         self.sockets[side].is_some_and(|key| net.table.is_readable(key)) && self.session.wants_read(side)
     }
 
+    #[inline(always)]
     fn can_write(&self, side: Side, net: &Net) -> bool {
         self.session.wants_write(side) && self.sockets[side].is_some_and(|key| net.table.is_writable(key))
     }

@@ -55,7 +55,9 @@ impl<'a> Target<'a> {
 
     /// The path, by which a request is routed: never empty.
     pub fn path(&self) -> &str {
-        let path = self.path_and_query.split_once('?').map_or(&*self.path_and_query, |(path, _)| path);
+        // Short, as most are, it is walked sooner than searched.
+        let path_bytes = self.path_and_query.bytes().take_while(|byte| *byte != b'?').count();
+        let path = self.path_and_query.get(..path_bytes).unwrap_or_default();
         if path.is_empty() { "/" } else { path }
     }
 
@@ -64,7 +66,7 @@ impl<'a> Target<'a> {
     pub fn has_dot_segments(&self) -> bool {
         let mut rest = self.path();
         // Most paths have nothing of the kind, and need no walk along their segments.
-        if !rest.contains('%') && !rest.contains("..") {
+        if rest.bytes().all(|byte| byte != b'%' && byte != b'.') {
             return false;
         }
         loop {
