@@ -47,45 +47,50 @@ impl Meaning {
     /// What the field `name` (any case) is to a proxy.
     pub fn of(name: &str) -> Meaning {
         use Meaning::*;
-        let is = |known: &str| folded_eq(name, known);
+        // Written as is usual, it is found at once.
+        let mut is_usual = false;
+        let mut is = |usual: &str| {
+            is_usual = name == usual;
+            is_usual || folded_eq(name, usual)
+        };
         // Length and first letter tell nearly all names apart at once.
         let first = name.bytes().next().unwrap_or_default().to_ascii_lowercase();
         let meaning = match (name.len(), first) {
-            (2, b't') if is("te") => HopByHop,
-            (4, b'h') if is("host") => Host,
-            (6, b'e') if is("expect") => Expect,
-            (7, b'u') if is("upgrade") => Upgrade,
-            (7, b't') if is("trailer") => HopByHop,
-            (9, b'x') if is("x-real-ip") => RealIp,
-            (9, b'f') if is("forwarded") => Forwarded,
-            (10, b'c') if is("connection") => Connection,
-            (10, b'k') if is("keep-alive") => HopByHop,
-            (12, b'm') if is("max-forwards") => MaxForwards,
-            (12, b'c') if is("content-type") => ContentType,
-            (14, b'c') if is("content-length") => ContentLength,
-            (14, b'h') if is("http2-settings") => HopByHop,
-            (15, b'x') if is("x-forwarded-for") => ForwardedFor,
-            (16, b'x') if is("x-forwarded-host") => ForwardedHost,
-            (16, b'p') if is("proxy-connection") => HopByHop,
-            (17, b't') if is("transfer-encoding") => TransferEncoding,
-            (17, b'x') if is("x-forwarded-proto") => ForwardedProto,
-            (17, b's') if is("sec-websocket-key") => WebSocketKey,
-            (18, b'p') if is("proxy-authenticate") => HopByHop,
-            (19, b'p') if is("proxy-authorization") => HopByHop,
-            (20, b's') if is("sec-websocket-accept") => WebSocketAccept,
-            (12.., b'x') if name.get(..12).is_some_and(|start| folded_eq(start, "x-forwarded-")) => Forwarded,
+            (2, b't') if is("TE") => HopByHop,
+            (4, b'h') if is("Host") => Host,
+            (6, b'e') if is("Expect") => Expect,
+            (7, b'u') if is("Upgrade") => Upgrade,
+            (7, b't') if is("Trailer") => HopByHop,
+            (9, b'x') if is("X-Real-IP") => RealIp,
+            (9, b'f') if is("Forwarded") => Forwarded,
+            (10, b'c') if is("Connection") => Connection,
+            (10, b'k') if is("Keep-Alive") => HopByHop,
+            (12, b'm') if is("Max-Forwards") => MaxForwards,
+            (12, b'c') if is("Content-Type") => ContentType,
+            (14, b'c') if is("Content-Length") => ContentLength,
+            (14, b'h') if is("HTTP2-Settings") => HopByHop,
+            (15, b'x') if is("X-Forwarded-For") => ForwardedFor,
+            (16, b'x') if is("X-Forwarded-Host") => ForwardedHost,
+            (16, b'p') if is("Proxy-Connection") => HopByHop,
+            (17, b't') if is("Transfer-Encoding") => TransferEncoding,
+            (17, b'x') if is("X-Forwarded-Proto") => ForwardedProto,
+            (17, b's') if is("Sec-WebSocket-Key") => WebSocketKey,
+            (18, b'p') if is("Proxy-Authenticate") => HopByHop,
+            (19, b'p') if is("Proxy-Authorization") => HopByHop,
+            (20, b's') if is("Sec-WebSocket-Accept") => WebSocketAccept,
+            (12.., b'x') if name.get(..12).is_some_and(|start| folded_eq(start, "X-Forwarded-")) => Forwarded,
             _ => return Other,
         };
-        if name.bytes().any(|byte| byte == b'_') { Alias } else { meaning }
+        if !is_usual && name.bytes().any(|byte| byte == b'_') { Alias } else { meaning }
     }
 }
 
-/// Whether `name` is `known` (lower case) when case does not count and `_` is read as `-`.
+/// Whether `name` is `known` when case does not count and `_` is read as `-`.
 fn folded_eq(name: &str, known: &str) -> bool {
     // A letter and its capital differ in one bit, and so do no two other characters that a known name has.
     let is_same = |(ours, theirs): (u8, u8)| match theirs {
         b'-' => ours == b'-' || ours == b'_',
-        b'a'..=b'z' => ours | 0x20 == theirs,
+        b'a'..=b'z' | b'A'..=b'Z' => ours | 0x20 == theirs | 0x20,
         _ => ours == theirs,
     };
     name.len() == known.len() && name.bytes().zip(known.bytes()).all(is_same)
