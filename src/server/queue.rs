@@ -97,3 +97,31 @@ impl Share {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who is driven of a share, if each spends as much as one may.
+    fn driven(mut share: Share, queue: &mut RunQueue) -> Vec<(u32, Line)> {
+        let mut driven = Vec::new();
+        while let Some((PairKey(key), line)) = share.next(queue) {
+            driven.push((key, line));
+            share.spend(line, 128 * 1024);
+        }
+        driven
+    }
+
+    #[test]
+    fn a_turn_takes_the_whole_prompt_line_and_two_that_move_much() {
+        let mut queue =
+            RunQueue { prompt: [1, 2, 3].into_iter().map(PairKey).collect(), bulk: (10..20).map(PairKey).collect() };
+        let share = Share::of_a_turn(&queue);
+        queue.prompt.push_back(PairKey(4));
+        let expected = [(1, Line::Prompt), (2, Line::Prompt), (3, Line::Prompt), (10, Line::Bulk), (11, Line::Bulk)];
+        assert_eq!(driven(share, &mut queue), expected);
+        assert_eq!((queue.prompt.len(), queue.bulk.len()), (1, 8), "who came meanwhile waits for the next turn");
+        assert_eq!(driven(Share::only(PairKey(19)), &mut queue), [(19, Line::Aside)]);
+        assert_eq!((queue.prompt.len(), queue.bulk.len()), (1, 8), "who is driven aside leaves no line");
+    }
+}
