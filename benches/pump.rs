@@ -3,11 +3,11 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
-use std::time::Instant;
 
 use divan::Bencher;
 use divan::counter::BytesCount;
 use hawkey::Config;
+use hawkey::proxy::moment::Moment;
 use hawkey::proxy::policy::{ClientAddress, UpstreamId};
 use hawkey::proxy::session::{Session, Step};
 use hawkey::proxy::side::Side;
@@ -61,7 +61,7 @@ fn message_straight(bencher: Bencher, bytes: usize) {
 fn session() -> (Session, Turn) {
     let config = Config::new().listen("127.0.0.1:0").and_then(|config| config.route("/", ["127.0.0.1:9"]));
     let policy = config.expect("the configuration is sound").policy;
-    let turn = Turn::new(Instant::now(), Rc::new(policy));
+    let turn = Turn::new(Moment::FIRST, Rc::new(policy));
     (Session::new(1, CLIENT, &turn), turn)
 }
 

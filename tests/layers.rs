@@ -71,7 +71,7 @@ const LAYERS: &[Layer] = &[
             ("std::os", &[]),
             ("std::sync", &[]),
         ],
-        never_words: &["Instant::now", "SystemTime", "thread_local", "static"],
+        never_words: &["Instant", "SystemTime", "thread_local", "static"],
         never_in_strings: &[],
     },
     Layer {
@@ -594,8 +594,8 @@ fn what_breaks_a_rule_is_found() {
         ("src/core/http/x.rs", "static COUNT: u8 = 0;", "`http` does not contain `static`"),
         ("src/core/proxy/x.rs", "use crate::config::Config;", "`proxy` does not name `config`"),
         ("src/core/proxy/x.rs", "use mio::Token;", "`proxy` does not use the crate `mio`"),
-        ("src/core/proxy/x.rs", "fn f() -> Instant { Instant::now() }", "`proxy` does not contain `Instant::now`"),
-        ("src/core/proxy/x.rs", "fn f() { std::time::Instant::now(); }", "`proxy` does not contain `Instant::now`"),
+        ("src/core/proxy/x.rs", "fn f(at: Instant) {}", "`proxy` does not contain `Instant`"),
+        ("src/core/proxy/x.rs", "fn f() { std::time::Instant::now(); }", "`proxy` does not contain `Instant`"),
         ("src/core/proxy/x.rs", "fn f(t: std::time::SystemTime) {}", "`proxy` does not contain `SystemTime`"),
         ("src/config/x.rs", "use mio::Token;", "`config` does not use the crate `mio`"),
         ("src/config/x.rs", "use crate::server::Server;", "`config` does not name `server`"),
@@ -647,7 +647,7 @@ fn what_breaks_no_rule_is_left_alone() {
         ),
         (
             "src/core/proxy/x.rs",
-            "use std::time::{Duration, Instant};\nuse crate::http::{head, reject::Fault};\nuse super::side::Side;",
+            "use std::time::Duration;\nuse crate::http::{head, reject::Fault};\nuse super::side::Side;",
         ),
         (
             "src/server/x.rs",

@@ -9,10 +9,11 @@ use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{fmt, fs};
 
 use hawkey::Config;
+use hawkey::proxy::moment::Moment;
 use hawkey::proxy::policy::{ClientAddress, Policy, UpstreamId};
 use hawkey::proxy::session::{Session, Step};
 use hawkey::proxy::side::{Both, Side};
@@ -516,7 +517,7 @@ struct Upstream {
 impl World {
     fn new(policy: &Rc<Policy>, client_address: ClientAddress) -> World {
         let addresses = policy.upstreams.iter().map(|upstream| upstream.address.to_string()).collect();
-        let turn = Turn::new(Instant::now(), Rc::clone(policy));
+        let turn = Turn::new(Moment::FIRST, Rc::clone(policy));
         World {
             session: Session::new(1, client_address, &turn),
             turn,
@@ -552,7 +553,8 @@ impl World {
             Act::IsDeaf => self.upstream.as_mut().ok_or("no upstream is connected")?.is_deaf = true,
             Act::Meets(obstacle) => self.obstacles.push_back(*obstacle),
             Act::Silence(time) => {
-                let deadline = self.session.deadline().map(|deadline| deadline - self.turn.now);
+                let deadline =
+                    self.session.deadline().map(|deadline| deadline.saturating_duration_since(self.turn.now));
                 equal("a deadline in", &Some(*time), &deadline)?;
                 self.turn.now += *time;
                 self.session.timed_out(&mut self.turn);

@@ -21,10 +21,11 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hawkey::Config;
 use hawkey::proxy::buffer::READ_BYTES;
+use hawkey::proxy::moment::Moment;
 use hawkey::proxy::packed::Packed;
 use hawkey::proxy::policy::{ClientAddress, Http10, Policy, UpstreamId};
 use hawkey::proxy::session::{Session, Step};
@@ -139,7 +140,7 @@ fn policy() -> Rc<Policy> {
 
 impl<'i> World<'i> {
     fn new(input: &'i [u8]) -> World<'i> {
-        let turn = Turn::new(Instant::now(), policy());
+        let turn = Turn::new(Moment::FIRST, policy());
         let client = ClientAddress::Tcp(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)), 4242);
         World {
             input,
@@ -242,14 +243,13 @@ impl<'i> World<'i> {
 
     /// Nothing comes for so long; but a deadline that passes in that time is kept, and ends it.
     fn wait(&mut self, time: Duration) {
-        let until = self.turn.now.checked_add(time);
-        match (self.session.deadline(), until) {
-            (Some(deadline), until) if until.is_none_or(|until| until >= deadline) => {
+        let until = self.turn.now + time;
+        match self.session.deadline() {
+            Some(deadline) if until >= deadline => {
                 self.turn.now = self.turn.now.max(deadline);
                 self.session.timed_out(&mut self.turn);
             }
-            (_, Some(until)) => self.turn.now = until,
-            (_, None) => {}
+            _ => self.turn.now = until,
         }
     }
 

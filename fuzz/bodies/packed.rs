@@ -1,9 +1,10 @@
 //! A packed session: what is read as one is a session that goes on, and says the same of itself again.
 
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::Duration;
 
-use hawkey::proxy::packed::Packed;
+use hawkey::proxy::moment::Moment;
+use hawkey::proxy::packed::{Packed, PackedTunnel};
 use hawkey::proxy::policy::Policy;
 use hawkey::proxy::session::Session;
 use hawkey::proxy::side::Side;
@@ -30,11 +31,19 @@ pub fn keeps(packed: &Packed) {
     record.extend(b"next");
     assert_eq!(Packed::decode(&record), Ok((packed.clone(), &record[end..])), "what was encoded");
 
-    let turn = Turn::new(Instant::now(), Rc::new(Policy::default()));
+    // Two thousand million seconds after the clock began, and as far as it goes: that much can be told.
+    let now = Moment::FIRST + Duration::from_secs(2_000_000_000);
+    let told = |left| (now + left).saturating_duration_since(now);
+    let tunnel = packed.tunnel.clone().map(|tunnel| PackedTunnel {
+        open_for: now.saturating_duration_since(now.saturating_sub(tunnel.open_for)),
+        ..tunnel
+    });
+    let packed = &Packed { time_left: packed.time_left.map(told), tunnel, ..packed.clone() };
+    let turn = Turn::new(now, Rc::new(Policy::default()));
     let policy = Policy::knowing(&turn.policy, packed.upstream());
     let session = Session::unpack(packed, &policy, &turn);
     assert_eq!(session.pack(turn.now).as_ref(), Some(packed), "what was unpacked");
-    assert_eq!(session.deadline().map(|deadline| deadline - turn.now), packed.time_left);
+    assert_eq!(session.deadline(), packed.time_left.map(|left| now + left));
     assert_eq!((session.is_tunnel(), session.is_idle()), (packed.tunnel.is_some(), packed.tunnel.is_none()));
 
     let Some(tunnel) = &packed.tunnel else { return assert!(session.wants_read(Side::Client)) };

@@ -12,7 +12,8 @@ use std::process;
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sendto, socket_with};
-use rustix::time::{ClockId, clock_gettime};
+
+use crate::os::clock;
 
 /// Where to write to: a path, or an abstract name that begins with `@`.
 pub const SOCKET: &str = "NOTIFY_SOCKET";
@@ -72,9 +73,7 @@ impl News {
 
     /// A configuration is loaded again; `ready` follows. The time tells this reload from the one before.
     pub fn reloading(self) -> News {
-        let now = clock_gettime(ClockId::Monotonic);
-        let micros =
-            u128::try_from(now.tv_sec).unwrap_or(0) * 1_000_000 + u128::try_from(now.tv_nsec).unwrap_or(0) / 1000;
+        let micros = clock::since_start().as_micros();
         self.line("RELOADING=1").line(format_args!("MONOTONIC_USEC={micros}"))
     }
 

@@ -8,7 +8,7 @@ use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jzon::{JsonValue, object};
 use mio::unix::SourceFd;
@@ -16,6 +16,7 @@ use mio::{Interest, Registry, Token};
 use socket2::Socket as RawSocket;
 
 use crate::os::{descriptors, errors, peers};
+use crate::proxy::moment::Moment;
 use crate::server::listener::{self, BindError, SocketFile};
 
 /// The version that both ends of a control connection must be of. It stands in every request and every answer.
@@ -65,9 +66,9 @@ pub struct Control {
     door: Option<Door>,
     connections: Vec<Connection>,
     /// When it wants to be attended to.
-    due: Option<Instant>,
+    due: Option<Moment>,
     /// When there may be somebody to accept of whom no event will tell.
-    accept_again: Option<Instant>,
+    accept_again: Option<Moment>,
 }
 
 /// A listening socket, whose file goes with it.
@@ -87,7 +88,7 @@ pub struct Connection {
     /// What has not left of the answer, once there is one.
     answer: Option<Vec<u8>>,
     /// When it is closed at the latest.
-    until: Instant,
+    until: Moment,
 }
 
 impl Control {
@@ -119,7 +120,7 @@ impl Control {
     }
 
     /// Lets go of the socket, which another process has. Who is connected is answered here, if it asks soon.
-    pub fn let_go(&mut self, registry: &Registry, now: Instant) {
+    pub fn let_go(&mut self, registry: &Registry, now: Moment) {
         for connection in &mut self.connections {
             connection.until = connection.until.min(now + FAREWELL_MAX);
         }
@@ -150,24 +151,24 @@ impl Control {
     }
 
     /// Something has happened, and it is `now`.
-    pub fn stir(&mut self, now: Instant) {
+    pub fn stir(&mut self, now: Moment) {
         self.due = Some(now);
     }
 
     /// When it wants to be attended to. Kept, and not worked out, because every turn asks.
-    pub fn due(&self) -> Option<Instant> {
+    pub fn due(&self) -> Option<Moment> {
         self.due
     }
 
     /// Accepts, reads and writes as far as that goes. To be [settled](Control::settle) when what was asked is answered.
-    pub fn attend(&mut self, registry: &Registry, token: Token, now: Instant) {
+    pub fn attend(&mut self, registry: &Registry, token: Token, now: Moment) {
         self.accept(registry, token, now);
         self.connections.iter_mut().for_each(Connection::read);
         self.connections.iter_mut().for_each(Connection::write);
     }
 
     /// Drops who has been served, is late or has left.
-    pub fn settle(&mut self, now: Instant) {
+    pub fn settle(&mut self, now: Moment) {
         self.connections.retain(|connection| !connection.is_over() && connection.until > now);
         let accept_again = self.accept_again.filter(|_| self.connections.len() < CONNECTIONS_MAX);
         self.due = self.connections.iter().map(|connection| connection.until).chain(accept_again).min();
@@ -197,7 +198,7 @@ impl Control {
         self.connections.push(connection);
     }
 
-    fn accept(&mut self, registry: &Registry, token: Token, now: Instant) {
+    fn accept(&mut self, registry: &Registry, token: Token, now: Moment) {
         // If nothing ends this, somebody may still wait: for the others' turn, or for a place.
         self.accept_again = Some(now);
         while self.connections.len() < CONNECTIONS_MAX {

@@ -6,7 +6,7 @@ mod upgrading;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use mio::event::Event;
 use mio::unix::SourceFd;
@@ -18,10 +18,12 @@ use crate::config::{Config, Control as ControlAsked};
 use crate::os::pipe::Pipe;
 use crate::os::signals::Signals;
 use crate::os::{descriptors, errors};
+use crate::proxy::moment::Moment;
 use crate::proxy::session::Session;
 use crate::proxy::side::Side;
 use crate::proxy::turn::Turn;
 use crate::server::Server;
+use crate::server::clock;
 use crate::server::control::Control;
 use crate::server::deadlines::Deadlines;
 use crate::server::giver::Giver;
@@ -104,20 +106,20 @@ pub struct EventLoop {
     descriptors: usize,
     connections_max: usize,
     /// Descriptors have run out: no accepting until then.
-    accept_paused_until: Option<Instant>,
-    accept_warned: Option<Instant>,
+    accept_paused_until: Option<Moment>,
+    accept_warned: Option<Moment>,
     /// Log lines wait for standard error to take them.
     lines_wait: bool,
     drain: Duration,
     /// Once the process has been asked to stop: when the time for that is over.
-    stop_by: Option<Instant>,
+    stop_by: Option<Moment>,
 }
 
 impl EventLoop {
     /// The loop of a server that listens already.
     pub fn new(server: Server) -> io::Result<EventLoop> {
         let Server { config, poll, mut listeners, signals, control, source, program, stop, supervisor, .. } = server;
-        let now = Instant::now();
+        let now = clock::now();
         let mut next_listener = LISTENERS;
         for listener in &mut listeners {
             listener.register(poll.registry(), Token(next_listener))?;
@@ -159,7 +161,7 @@ impl EventLoop {
             pairs: table::room(),
             queue: RunQueue::default(),
             dead: Vec::new(),
-            deadlines: Deadlines::with_bytes(now, TABLE_BYTES),
+            deadlines: Deadlines::with_bytes(TABLE_BYTES),
             net,
             driven: PairKey(0),
             turn: Turn::new(now, policy),
@@ -192,8 +194,7 @@ impl EventLoop {
     /// One turn: sleep, take note, act, bury.
     fn turn(&mut self) -> io::Result<()> {
         self.sleep()?;
-        self.turn.now = Instant::now();
-        self.deadlines.begin(self.turn.now);
+        self.turn.now = clock::now();
         self.take_note();
         self.act();
         self.bury();
@@ -226,7 +227,7 @@ impl EventLoop {
             let upgrade = self.upgrade.as_ref().map(|upgrade| upgrade.next_due(self.turn.now));
             let rarely = [paused, lines, control, watch, upgrade, self.stop_by];
             let wake = rarely.iter().fold(self.net.upstreams.next_due(), |wake, due| sooner(wake, *due));
-            sooner(self.deadlines.next_in(), wake.map(|instant| instant.saturating_duration_since(self.turn.now)))
+            sooner(self.deadlines.next(), wake).map(|due| due.saturating_duration_since(self.turn.now))
         };
         match self.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
@@ -257,8 +258,8 @@ impl EventLoop {
             }
         }
         net.may_be_behind = count >= EVENTS_MAX;
-        while let Some((tick, key)) = self.deadlines.next_fired() {
-            let pair = self.pairs.get_mut(key.0 as usize).filter(|pair| self.deadlines.counts(tick, pair.armed));
+        while let Some((moment, key)) = self.deadlines.next_fired(self.turn.now) {
+            let pair = self.pairs.get_mut(key.0 as usize).filter(|pair| pair.armed == Some(moment));
             let Some(pair) = pair else { continue };
             pair.armed = None;
             if pair.session().deadline().is_some_and(|deadline| deadline <= self.turn.now) {

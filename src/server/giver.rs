@@ -9,10 +9,11 @@ use std::io::ErrorKind;
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use slab::Slab;
 
+use crate::proxy::moment::Moment;
 use crate::server::handover::{BATCH_BYTES_ENOUGH, BATCH_DESCRIPTORS_MAX, Channel, Kind, Outgoing};
 use crate::server::listener::Listener;
 use crate::server::pair::Pair;
@@ -76,7 +77,7 @@ pub struct Giver {
     is_refused: bool,
     /// Those that have become the taker's and are not told of yet.
     taken: Vec<PairKey>,
-    heard: Instant,
+    heard: Moment,
     /// What has been sent.
     pub tally: Tally,
 }
@@ -108,7 +109,7 @@ enum Cargo {
 
 impl Giver {
     /// Gives to whoever is at the other end of `channel`.
-    pub fn new(channel: Channel, pairs: &Slab<Pair>, now: Instant) -> Giver {
+    pub fn new(channel: Channel, pairs: &Slab<Pair>, now: Moment) -> Giver {
         let (tunnels, clients): (Vec<_>, Vec<_>) = pairs.iter().partition(|(_, pair)| pair.session().is_tunnel());
         Giver {
             channel,
@@ -127,7 +128,7 @@ impl Giver {
     }
 
     /// When the taker has been silent for too long. Once it serves, it may be.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Moment> {
         (!self.has_parted).then(|| self.heard + SILENCE_MAX)
     }
 
@@ -136,7 +137,7 @@ impl Giver {
     /// # Errors
     ///
     /// Why the taker cannot go on, as a sentence.
-    pub fn advance(&mut self, goods: &mut Goods<'_>, now: Instant) -> Result<Given, String> {
+    pub fn advance(&mut self, goods: &mut Goods<'_>, now: Moment) -> Result<Given, String> {
         let had_parted = self.has_parted;
         loop {
             self.send(goods, now)?;
@@ -192,7 +193,7 @@ impl Giver {
         (ours, self.taken)
     }
 
-    fn send(&mut self, goods: &mut Goods<'_>, now: Instant) -> Result<(), String> {
+    fn send(&mut self, goods: &mut Goods<'_>, now: Moment) -> Result<(), String> {
         loop {
             if self.outgoing.is_none() {
                 self.outgoing = self.next_message(goods, now);
@@ -218,7 +219,7 @@ impl Giver {
         }
     }
 
-    fn next_message(&mut self, goods: &mut Goods<'_>, now: Instant) -> Option<(Outgoing, Cargo)> {
+    fn next_message(&mut self, goods: &mut Goods<'_>, now: Moment) -> Option<(Outgoing, Cargo)> {
         loop {
             match self.next {
                 Next::Listener(index) => {
@@ -271,7 +272,7 @@ impl Giver {
     }
 
     /// Freezes and packs the next sessions, those that can be moved.
-    fn next_batch(&mut self, goods: &mut Goods<'_>, now: Instant) -> Option<(Outgoing, Cargo)> {
+    fn next_batch(&mut self, goods: &mut Goods<'_>, now: Moment) -> Option<(Outgoing, Cargo)> {
         let (mut records, mut keys, mut descriptors) = (Vec::new(), Vec::new(), 0);
         while descriptors < BATCH_DESCRIPTORS_MAX && records.len() < BATCH_BYTES_ENOUGH {
             let Some(key) = self.waiting.pop() else { break };
@@ -329,7 +330,7 @@ mod tests {
             (true, true, vec![HALF_SENT, SENT], vec![]),
         ] {
             let channel = Channel::new(UnixStream::pair().unwrap().0, Vec::new());
-            let mut giver = Giver::new(channel, &Slab::new(), Instant::now());
+            let mut giver = Giver::new(channel, &Slab::new(), Moment::FIRST);
             (giver.has_parted, giver.is_refused) = (has_parted, is_refused);
             giver.batches.push_back(vec![SENT]);
             giver.outgoing = Some((Outgoing::new(Kind::Sessions, 0, |_| ()), Cargo::Sessions(vec![HALF_SENT])));

@@ -2,6 +2,7 @@
 //!
 //! [`event_loop`] is where to begin; [`pair`] is where bytes move.
 
+mod clock;
 mod control;
 mod deadlines;
 mod event_loop;

@@ -521,6 +521,7 @@ pub mod tests {
     use std::cell::Cell;
 
     use super::*;
+    use crate::server::deadlines::Deadlines;
 
     thread_local! {
         /// The number of a session that panics when it is driven.
@@ -534,8 +535,7 @@ pub mod tests {
     #[test]
     fn an_idle_tunnel_costs_at_most_256_bytes() {
         // A pair, two sockets, and two entries for its deadline: the one that counts, and one that was overtaken.
-        let bytes =
-            size_of::<Pair>() + 2 * Table::ENTRY_BYTES + 2 * size_of::<(crate::server::deadlines::Tick, PairKey)>();
+        let bytes = size_of::<Pair>() + 2 * Table::ENTRY_BYTES + 2 * Deadlines::ENTRY_BYTES;
         assert!(
             bytes <= 256,
             "a pair of {}, sockets of {}: {bytes} bytes in all",

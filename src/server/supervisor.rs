@@ -3,10 +3,11 @@
 //! The environment says whether there is one, and is read once. Nothing here waits; what cannot be told is noted in the log.
 
 use std::fmt::Write as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::os::inherited::{self, Inherited};
 use crate::os::notify::{self, Manager, News};
+use crate::proxy::moment::Moment;
 use crate::server::listener::{BindError, Listener};
 
 /// The supervisor of a process: a service manager that speaks as systemd does, or nobody.
@@ -23,7 +24,7 @@ pub struct Supervisor {
 struct Watch {
     /// Half of the time that it waits for one.
     interval: Duration,
-    due: Instant,
+    due: Moment,
 }
 
 impl Supervisor {
@@ -51,7 +52,7 @@ impl Supervisor {
             None
         });
         let within = notify::watchdog().filter(|_| manager.is_some());
-        let watch = within.map(|within| Watch { interval: within / 2, due: Instant::now() });
+        let watch = within.map(|within| Watch { interval: within / 2, due: Moment::FIRST });
         Ok(Supervisor { manager, passed, watch })
     }
 
@@ -89,12 +90,12 @@ impl Supervisor {
     }
 
     /// When the next sign of life is due, if any is wanted.
-    pub(super) fn next_due(&self) -> Option<Instant> {
+    pub(super) fn next_due(&self) -> Option<Moment> {
         self.watch.map(|watch| watch.due)
     }
 
     /// Gives a sign of life if one is due. Asked once a turn: so a loop that is stuck gives none.
-    pub(super) fn keep_watch(&mut self, now: Instant) {
+    pub(super) fn keep_watch(&mut self, now: Moment) {
         if let Some(watch) = &mut self.watch
             && watch.due <= now
         {

@@ -4,8 +4,9 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::proxy::moment::Moment;
 use crate::server::control::Connection;
 use crate::server::giver::{Giver, SILENCE_MAX};
 use crate::server::supervisor::Supervisor;
@@ -31,9 +32,9 @@ pub struct Upgrade {
     /// Who wants to know what came of it; nobody if it was a signal.
     pub asker: Option<Connection>,
     child: Child,
-    began: Instant,
+    began: Moment,
     /// What it is given, once it has asked, and when that was.
-    pub giver: Option<(Giver, Instant)>,
+    pub giver: Option<(Giver, Moment)>,
 }
 
 impl Upgrade {
@@ -43,7 +44,7 @@ impl Upgrade {
         path: Option<&Path>,
         control: &Path,
         asker: Option<Connection>,
-        now: Instant,
+        now: Moment,
     ) -> Result<Upgrade, (String, Option<Connection>)> {
         let path = path.unwrap_or(&program.path);
         let mut command = Command::new(path);
@@ -63,13 +64,13 @@ impl Upgrade {
     }
 
     /// Milliseconds since it was asked for, and since the first of what moves was held still.
-    pub fn millis(&self, now: Instant) -> (u128, u128) {
+    pub fn millis(&self, now: Moment) -> (u128, u128) {
         let since = |begin| now.saturating_duration_since(begin).as_millis();
         (since(self.began), self.giver.as_ref().map_or(0, |(_, begin)| since(*begin)))
     }
 
     /// When there is something to do without an event.
-    pub fn next_due(&self, now: Instant) -> Instant {
+    pub fn next_due(&self, now: Moment) -> Moment {
         match &self.giver {
             Some((giver, _)) => giver.deadline().unwrap_or(now),
             None => now + LOOK_EVERY,
@@ -77,7 +78,7 @@ impl Upgrade {
     }
 
     /// Why the new process will never serve, if that is known: it has ended, or said nothing for too long.
-    pub fn has_failed(&mut self, now: Instant) -> Option<String> {
+    pub fn has_failed(&mut self, now: Moment) -> Option<String> {
         let until = match &self.giver {
             Some((giver, _)) => giver.deadline()?,
             None => self.began + SILENCE_MAX,

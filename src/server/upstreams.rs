@@ -1,8 +1,9 @@
 //! Which upstream is asked next, connections that wait to be used again, and leaving failing upstreams alone.
 
 use std::rc::{Rc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::proxy::moment::Moment;
 use crate::proxy::policy::{Address, Policy, Upstream, UpstreamId};
 use crate::proxy::route::RouteId;
 use crate::proxy::session::Wanted;
@@ -20,7 +21,7 @@ pub struct Upstreams {
     idle: usize,
     keeping: Keeping,
     /// When the first idle connection is due, or earlier.
-    next_due: Option<Instant>,
+    next_due: Option<Moment>,
 }
 
 /// How many connections are kept, for how long, and for how long an upstream that failed is left alone.
@@ -40,9 +41,9 @@ struct Slot {
     /// A route of the policy in force leads to it.
     is_in_force: bool,
     /// Connections without an exchange, the newest last.
-    idle: Vec<(SocketKey, Instant)>,
+    idle: Vec<(SocketKey, Moment)>,
     /// Left alone until then.
-    failed_until: Option<Instant>,
+    failed_until: Option<Moment>,
 }
 
 impl Upstreams {
@@ -55,7 +56,7 @@ impl Upstreams {
     /// Numbers the upstreams of `policy`, which is in force from now on. An address keeps its number, its idle connections and its
     /// failures as long as a living policy leads to it; the numbers of all others are free. The policy's list has an entry
     /// for each number, whether a route of it leads there or not. Connections that must go are returned, to be closed.
-    pub fn adopt(&mut self, policy: Policy, keeping: Keeping, now: Instant) -> (Rc<Policy>, Vec<SocketKey>) {
+    pub fn adopt(&mut self, policy: Policy, keeping: Keeping, now: Moment) -> (Rc<Policy>, Vec<SocketKey>) {
         let mut taken = vec![false; self.slots.len()];
         self.policies.retain(|former| match former.upgrade() {
             Some(former) => {
@@ -116,13 +117,13 @@ impl Upstreams {
 
     /// The upstreams of the policy in force: of each, how many idle connections it has, and whether it is left alone because it
     /// failed.
-    pub fn in_force(&self, now: Instant) -> impl Iterator<Item = (&Address, usize, bool)> {
+    pub fn in_force(&self, now: Moment) -> impl Iterator<Item = (&Address, usize, bool)> {
         let state = move |slot: &Slot| slot.failed_until.is_some_and(|until| until > now);
         self.slots.iter().filter(|slot| slot.is_in_force).map(move |slot| (&slot.address, slot.idle.len(), state(slot)))
     }
 
     /// Whose turn it is among those that `wanted` names: the next that has not just failed, or the next if all have.
-    pub fn choose(&mut self, wanted: &Wanted<'_>, now: Instant) -> Option<UpstreamId> {
+    pub fn choose(&mut self, wanted: &Wanted<'_>, now: Moment) -> Option<UpstreamId> {
         let RouteId(route) = wanted.route;
         // What was routed by a former policy may have a number that no route has any more.
         let start = self.turns.get(route).copied().unwrap_or(0);
@@ -150,7 +151,7 @@ impl Upstreams {
     }
 
     /// Keeps a connection for later, if a route leads to its upstream. The one that must go, if any, is returned, to be closed.
-    pub fn put_idle(&mut self, id: UpstreamId, key: SocketKey, now: Instant) -> Option<SocketKey> {
+    pub fn put_idle(&mut self, id: UpstreamId, key: SocketKey, now: Moment) -> Option<SocketKey> {
         let Keeping { idle_max, idle_for, .. } = self.keeping;
         if idle_max == 0 || self.slots.get(id.0 as usize).is_none_or(|slot| !slot.is_in_force) {
             return Some(key);
@@ -188,12 +189,12 @@ impl Upstreams {
     }
 
     /// When [`take_due`](Upstreams::take_due) has something to do, or earlier.
-    pub fn next_due(&self) -> Option<Instant> {
+    pub fn next_due(&self) -> Option<Moment> {
         self.next_due
     }
 
     /// Takes out the connections that have been idle for too long.
-    pub fn take_due(&mut self, now: Instant) -> Vec<SocketKey> {
+    pub fn take_due(&mut self, now: Moment) -> Vec<SocketKey> {
         if self.next_due.is_none_or(|due| due > now) {
             return Vec::new();
         }
@@ -210,7 +211,7 @@ impl Upstreams {
     }
 
     /// An upstream could not be connected with: it is left alone for a while.
-    pub fn note_failure(&mut self, id: UpstreamId, now: Instant) {
+    pub fn note_failure(&mut self, id: UpstreamId, now: Moment) {
         if let Some(slot) = self.slots.get_mut(id.0 as usize) {
             slot.failed_until = Some(now + self.keeping.cool_down);
         }
@@ -251,13 +252,13 @@ mod tests {
 
     fn upstreams(idle_max: usize) -> Upstreams {
         let mut upstreams = Upstreams::new(keeping(idle_max));
-        upstreams.adopt(policy(&[1, 2, 3]), keeping(idle_max), Instant::now());
+        upstreams.adopt(policy(&[1, 2, 3]), keeping(idle_max), Moment::FIRST);
         upstreams
     }
 
     /// Adopts a policy of these ports; the numbers that they have in it.
     fn adopt(upstreams: &mut Upstreams, ports: &[u16]) -> (Rc<Policy>, Vec<u32>, Vec<SocketKey>) {
-        let (policy, gone) = upstreams.adopt(policy(ports), keeping(9), Instant::now());
+        let (policy, gone) = upstreams.adopt(policy(ports), keeping(9), Moment::FIRST);
         let numbers: Vec<u32> = policy.routes.iter().flat_map(|route| &route.to).map(|id| id.0).collect();
         for (port, number) in ports.iter().zip(&numbers) {
             let told = policy.upstreams[*number as usize].address.to_string();
@@ -288,7 +289,7 @@ mod tests {
 
     #[test]
     fn an_address_that_stays_keeps_its_failures_and_connections_and_one_that_goes_does_not() {
-        let (mut upstreams, now, keys) = (Upstreams::new(keeping(9)), Instant::now(), keys(3));
+        let (mut upstreams, now, keys) = (Upstreams::new(keeping(9)), Moment::FIRST, keys(3));
         let (_first, ..) = adopt(&mut upstreams, &[1, 2, 3]);
         upstreams.note_failure(UpstreamId(1), now);
         for (id, key) in [(0, keys[0]), (1, keys[1])] {
@@ -304,7 +305,7 @@ mod tests {
 
     #[test]
     fn fewer_connections_are_kept_and_for_less_time_from_an_adoption_on() {
-        let (mut upstreams, now, keys) = (upstreams(9), Instant::now(), keys(3));
+        let (mut upstreams, now, keys) = (upstreams(9), Moment::FIRST, keys(3));
         for (key, at) in keys.iter().zip(0..) {
             upstreams.put_idle(UpstreamId(0), *key, now + Duration::from_secs(at));
         }
@@ -317,18 +318,18 @@ mod tests {
 
     #[test]
     fn what_a_former_policy_has_routed_finds_an_upstream_though_its_route_is_gone() {
-        let (mut upstreams, now) = (upstreams(9), Instant::now());
+        let (mut upstreams, now) = (upstreams(9), Moment::FIRST);
         let wanted = Wanted { route: RouteId(7), to: &TO, fresh: true };
         assert_eq!(upstreams.choose(&wanted, now), Some(UpstreamId(0)));
     }
 
-    fn turns(upstreams: &mut Upstreams, now: Instant, n: usize) -> Vec<u32> {
+    fn turns(upstreams: &mut Upstreams, now: Moment, n: usize) -> Vec<u32> {
         (0..n).filter_map(|_| upstreams.choose(&WANTED, now)).map(|id| id.0).collect()
     }
 
     #[test]
     fn upstreams_take_turns_and_the_failing_ones_are_left_alone_for_a_while() {
-        let (mut upstreams, now) = (upstreams(9), Instant::now());
+        let (mut upstreams, now) = (upstreams(9), Moment::FIRST);
         assert_eq!(turns(&mut upstreams, now, 4), [0, 1, 2, 0]);
         upstreams.note_failure(UpstreamId(1), now);
         assert_eq!(turns(&mut upstreams, now, 4), [2, 0, 2, 0]);
@@ -338,7 +339,7 @@ mod tests {
 
     #[test]
     fn if_all_have_failed_they_are_tried_all_the_same() {
-        let (mut upstreams, now) = (upstreams(9), Instant::now());
+        let (mut upstreams, now) = (upstreams(9), Moment::FIRST);
         TO.iter().for_each(|id| upstreams.note_failure(*id, now));
         assert_eq!(turns(&mut upstreams, now, 4), [0, 1, 2, 0]);
     }
@@ -349,7 +350,7 @@ mod tests {
 
     #[test]
     fn the_newest_idle_connection_is_used_first_and_the_oldest_goes_first() {
-        let (mut upstreams, now) = (upstreams(2), Instant::now());
+        let (mut upstreams, now) = (upstreams(2), Moment::FIRST);
         let keys = keys(3);
         let at = |seconds| now + Duration::from_secs(seconds);
         assert_eq!(upstreams.put_idle(UpstreamId(0), keys[0], at(0)), None);
@@ -365,6 +366,6 @@ mod tests {
     #[test]
     fn nothing_is_kept_where_nothing_may_be() {
         let (mut upstreams, key) = (upstreams(0), keys(1)[0]);
-        assert_eq!(upstreams.put_idle(UpstreamId(0), key, Instant::now()), Some(key));
+        assert_eq!(upstreams.put_idle(UpstreamId(0), key, Moment::FIRST), Some(key));
     }
 }

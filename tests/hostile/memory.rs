@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::rc::Rc;
-use std::time::Instant;
 
 use hawkey::Config;
+use hawkey::proxy::moment::Moment;
 use hawkey::proxy::policy::{ClientAddress, Policy};
 use hawkey::proxy::session::{Session, Step};
 use hawkey::proxy::side::{Both, Side};
@@ -116,7 +116,7 @@ struct World<'a> {
 }
 
 fn play(vector: &Vector, policy: &Rc<Policy>, cut: Cut) -> Result<Outcome, String> {
-    let turn = Turn::new(Instant::now(), Rc::clone(policy));
+    let turn = Turn::new(Moment::FIRST, Rc::clone(policy));
     let outcome =
         Outcome { got: Vec::new(), end: End::Open, seen: Vec::new(), unfinished: Vec::new(), tunnelled: Vec::new() };
     let mut world = World {

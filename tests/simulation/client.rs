@@ -1,12 +1,13 @@
 //! A client that follows its plan, and reads what it is given to the letter.
 
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::ledger::Context;
 use crate::message::{Body, Head};
 use crate::network::{Connection, End, Moved};
 use crate::scenario::{Ends, Id, Kind, Leave, Mishap, Request, Scenario};
+use hawkey::proxy::moment::Moment;
 
 /// How long a client waits for a 100 before it sends its body all the same.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -23,11 +24,11 @@ pub struct Client {
     mishap_when_sent: Option<(usize, Mishap)>,
     mishap_when_read: Option<(usize, Mishap)>,
     /// Does nothing until then.
-    pub wakes: Option<Instant>,
+    pub wakes: Option<Moment>,
     /// Does nothing more, until the end of the world.
     pub is_silent: bool,
     /// Sends the body that waits for a 100 from then on.
-    patience: Option<Instant>,
+    patience: Option<Moment>,
     has_continue: bool,
     bytes: Vec<u8>,
     /// Final responses that were read whole.
@@ -112,13 +113,13 @@ impl Client {
         Id(self.number, self.answered.min(self.requests().len() - 1))
     }
 
-    fn holds_back_body(&self, number: usize, now: Instant) -> bool {
+    fn holds_back_body(&self, number: usize, now: Moment) -> bool {
         let is_told = self.answered > number || (self.answered == number && self.has_continue);
         self.requests()[number].expects_continue && !is_told && self.patience.is_none_or(|until| until > now)
     }
 
     /// How far it may send now.
-    fn limit(&self, now: Instant) -> usize {
+    fn limit(&self, now: Moment) -> usize {
         let is_over = self.tunnel.is_none() && (self.was_told_close || self.has_seen_end);
         if is_over || self.is_broken || self.has_shut_down {
             return self.sent;
@@ -147,7 +148,7 @@ impl Client {
         self.sent == self.wire.len()
     }
 
-    fn deeds(&self, connection: &Connection, now: Instant) -> Vec<Deed> {
+    fn deeds(&self, connection: &Connection, now: Moment) -> Vec<Deed> {
         let mut deeds = Vec::new();
         if self.is_gone || self.is_silent || self.wakes.is_some_and(|wakes| wakes > now) {
             return deeds;
@@ -207,16 +208,16 @@ impl Client {
         deeds
     }
 
-    pub fn can_act(&self, connection: &Connection, now: Instant) -> bool {
+    pub fn can_act(&self, connection: &Connection, now: Moment) -> bool {
         !self.deeds(connection, now).is_empty()
     }
 
     /// Whether it is to blame if nothing moves.
-    pub fn is_waiting(&self, now: Instant) -> bool {
+    pub fn is_waiting(&self, now: Moment) -> bool {
         self.is_silent || self.is_gone || self.next_wake(now).is_some()
     }
 
-    pub fn next_wake(&self, now: Instant) -> Option<Instant> {
+    pub fn next_wake(&self, now: Moment) -> Option<Moment> {
         if self.is_gone || self.is_silent {
             return None;
         }

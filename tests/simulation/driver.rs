@@ -1,9 +1,10 @@
 //! Drives sessions over simulated connections as `src/server` drives them over real ones: readiness is noted from events and
 //! cleared by what a call comes to, steps are carried out before bytes are moved, a budget ends a turn.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hawkey::proxy::buffer::READ_BYTES;
+use hawkey::proxy::moment::Moment;
 use hawkey::proxy::policy::UpstreamId;
 use hawkey::proxy::session::{Session, Step};
 use hawkey::proxy::side::{Both, Side};
@@ -101,9 +102,9 @@ impl Link {
 /// Every upstream, and the connections that wait to be used again.
 pub struct Upstreams {
     pub manners: Vec<Manners>,
-    idle: Vec<(usize, UpstreamId, Instant)>,
+    idle: Vec<(usize, UpstreamId, Moment)>,
     idle_max: usize,
-    failed_until: Vec<Option<Instant>>,
+    failed_until: Vec<Option<Moment>>,
     turn: usize,
     /// A new connection finds no descriptor, in so many of a hundred cases.
     starves: usize,
@@ -118,7 +119,7 @@ impl Upstreams {
         Upstreams { manners, idle: Vec::new(), idle_max, failed_until, turn: 0, starves }
     }
 
-    fn choose(&mut self, to: &[UpstreamId], now: Instant) -> UpstreamId {
+    fn choose(&mut self, to: &[UpstreamId], now: Moment) -> UpstreamId {
         let in_turn: Vec<usize> = (0..to.len()).map(|offset| (self.turn + offset) % to.len()).collect();
         let is_sound = |place: &&usize| self.failed_until[to[**place].0 as usize].is_none_or(|until| until <= now);
         let place = *in_turn.iter().find(is_sound).unwrap_or(&in_turn[0]);
@@ -126,11 +127,11 @@ impl Upstreams {
         to[place]
     }
 
-    fn note_failure(&mut self, upstream: UpstreamId, now: Instant) {
+    fn note_failure(&mut self, upstream: UpstreamId, now: Moment) {
         self.failed_until[upstream.0 as usize] = Some(now + COOL_DOWN);
     }
 
-    pub fn next_due(&self) -> Option<Instant> {
+    pub fn next_due(&self) -> Option<Moment> {
         self.idle.iter().map(|(_, _, since)| *since + IDLE_FOR).min()
     }
 
@@ -139,7 +140,7 @@ impl Upstreams {
     }
 
     /// Takes out what has been idle for too long.
-    pub fn take_due(&mut self, now: Instant) -> Vec<usize> {
+    pub fn take_due(&mut self, now: Moment) -> Vec<usize> {
         let due = self.idle.iter().filter(|(_, _, since)| *since + IDLE_FOR <= now).map(|(link, _, _)| *link).collect();
         self.idle.retain(|(_, _, since)| *since + IDLE_FOR > now);
         due

@@ -4,8 +4,9 @@
 //! says of itself is held, whenever it has been driven and whenever it has moved, to what the driver knows from what it did.
 
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use hawkey::proxy::moment::Moment;
 use hawkey::proxy::packed::{Packed, PackedFlow, PackedTunnel};
 use hawkey::proxy::policy::{Address, ClientAddress, Policy};
 use hawkey::proxy::session::Session;
@@ -21,14 +22,14 @@ pub struct Known {
     client: ClientAddress,
     is_client_done: bool,
     /// The number of the last request, and since when the session waits for the next.
-    idle: (u32, Instant),
+    idle: (u32, Moment),
     tunnel: Option<Tunnel>,
 }
 
 struct Tunnel {
-    opened: Instant,
+    opened: Moment,
     /// When bytes were last read or written.
-    moved: Instant,
+    moved: Moment,
     written: Both<u64>,
     ended: Both<bool>,
     ended_first: Option<Side>,
@@ -36,7 +37,7 @@ struct Tunnel {
 }
 
 impl Known {
-    pub fn new(session: u64, client: ClientAddress, now: Instant) -> Known {
+    pub fn new(session: u64, client: ClientAddress, now: Moment) -> Known {
         Known { session, client, is_client_done: false, idle: (0, now), tunnel: None }
     }
 
@@ -45,7 +46,7 @@ impl Known {
     }
 
     /// Bytes were read, and `session` was told: it may be a tunnel by that.
-    pub fn read(&mut self, session: &Session, now: Instant) {
+    pub fn read(&mut self, session: &Session, now: Moment) {
         if session.is_tunnel() {
             let opens = || Tunnel {
                 opened: now,
@@ -59,7 +60,7 @@ impl Known {
         }
     }
 
-    pub fn wrote(&mut self, to: Side, n: usize, now: Instant) {
+    pub fn wrote(&mut self, to: Side, n: usize, now: Moment) {
         if let Some(tunnel) = self.tunnel.as_mut().filter(|_| n > 0) {
             tunnel.written[to] += n as u64;
             tunnel.moved = now;
@@ -129,11 +130,11 @@ impl Known {
 }
 
 impl Tunnel {
-    fn pack<'s>(&self, session: &'s Session, to: Option<&Address>, now: Instant) -> PackedTunnel<'s> {
+    fn pack<'s>(&self, session: &'s Session, to: Option<&Address>, now: Moment) -> PackedTunnel<'s> {
         let flow = |from: Side| PackedFlow { unsent: session.leaving(from.other()), has_ended: self.ended[from] };
         PackedTunnel {
             upstream: to.cloned(),
-            open_for: now - self.opened,
+            open_for: now.saturating_duration_since(self.opened),
             up: self.written.upstream,
             down: self.written.client,
             ended_first: self.ended_first,

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::prng::Prng;
 use crate::scenario::{Id, Scenario};
+use hawkey::proxy::moment::Moment;
 
 /// What has happened to one request.
 #[derive(Debug, Default)]
@@ -39,8 +40,8 @@ pub struct TunnelEnd {
 
 /// What those who act need beyond themselves.
 pub struct Context {
-    pub start: Instant,
-    pub now: Instant,
+    pub start: Moment,
+    pub now: Moment,
     pub prng: Prng,
     pub scenario: Rc<Scenario>,
     /// The process was asked to stop: what is cut by that is cut.
@@ -51,7 +52,7 @@ pub struct Context {
 
 impl Context {
     pub fn new(prng: Prng, scenario: Rc<Scenario>, trace: Option<Box<dyn FnMut(String)>>) -> Context {
-        let now = Instant::now();
+        let now = Moment::FIRST;
         Context { start: now, now, prng, scenario, is_stopping: false, entries: BTreeMap::new(), trace }
     }
 
@@ -81,7 +82,7 @@ impl Context {
     }
 
     pub fn elapsed(&self) -> Duration {
-        self.now - self.start
+        self.now.saturating_duration_since(self.start)
     }
 
     /// Adds a line to the trace, if there is one.

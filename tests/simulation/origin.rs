@@ -1,11 +1,12 @@
 //! An origin's end of one connection: reads requests to the letter, and answers them as was planned.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::ledger::Context;
 use crate::message::{Body, Head};
 use crate::network::{Connection, End, Moved};
 use crate::scenario::{After, Ends, Framed, Id, Kind, Leave};
+use hawkey::proxy::moment::Moment;
 
 /// What comes behind an answer that nobody asked for.
 const CHATTER: &[u8] = b"HTTP/1.1 200 OK\r\nX-Id: 99-99\r\nContent-Length: 0\r\n\r\n";
@@ -37,9 +38,9 @@ pub struct Origin {
     last_answered: Option<Id>,
     /// Leaves when the next request comes.
     leaves_when_asked: Option<Leave>,
-    leaves_at: Option<(Instant, Leave)>,
+    leaves_at: Option<(Moment, Leave)>,
     tunnel: Option<Tunnel>,
-    pub wakes: Option<Instant>,
+    pub wakes: Option<Moment>,
     pub is_silent: bool,
     has_seen_end: bool,
     is_broken: bool,
@@ -156,11 +157,11 @@ impl Origin {
     }
 
     /// Whether it is to blame if nothing moves.
-    pub fn is_waiting(&self, now: Instant) -> bool {
+    pub fn is_waiting(&self, now: Moment) -> bool {
         self.is_silent || self.is_gone || self.wakes.is_some_and(|wakes| wakes > now)
     }
 
-    pub fn next_wake(&self, now: Instant) -> Option<Instant> {
+    pub fn next_wake(&self, now: Moment) -> Option<Moment> {
         if self.is_gone || self.is_silent {
             return None;
         }

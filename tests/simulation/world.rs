@@ -364,7 +364,7 @@ impl World {
             sessions.chain(clients).chain(origins).chain(self.net.upstreams.next_due()).filter(|at| *at > now).min();
         match next {
             Some(at) => {
-                self.context.note(|| format!("all is quiet for {:?}", at - now));
+                self.context.note(|| format!("all is quiet for {:?}", at.saturating_duration_since(now)));
                 self.context.now = at;
                 Ok(())
             }

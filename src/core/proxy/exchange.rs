@@ -4,7 +4,7 @@
 //! session to decide.
 
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::http::forward::{self, Forwarding, Returning};
 use crate::http::framing::Framing;
@@ -13,6 +13,7 @@ use crate::http::reject::{Fault, Reject};
 use crate::http::upgrade::Handshake;
 use crate::proxy::buffer::READ_BYTES;
 use crate::proxy::flow::Flow;
+use crate::proxy::moment::Moment;
 use crate::proxy::policy::{ClientAddress, Http10, Policy};
 use crate::proxy::record::Record;
 use crate::proxy::route::RouteId;
@@ -107,7 +108,7 @@ impl Exchange {
     }
 
     /// Understands the head that `flow` begins with, whose first byte came when it `began`, and puts the head for the upstream in its place.
-    pub fn begin(flow: &mut Flow, client: &ClientAddress, began: Instant, turn: &mut Turn) -> Begun {
+    pub fn begin(flow: &mut Flow, client: &ClientAddress, began: Moment, turn: &mut Turn) -> Begun {
         let policy = Rc::clone(&turn.policy);
         let mut storage = empty_fields();
         let (head, head_bytes) = match RequestHead::parse(flow.pending(), &mut storage, &policy.limits.head) {

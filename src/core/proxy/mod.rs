@@ -5,6 +5,7 @@
 pub mod buffer;
 pub mod exchange;
 pub mod flow;
+pub mod moment;
 pub mod packed;
 pub mod policy;
 pub mod record;

@@ -3,8 +3,8 @@
 
 use std::fmt::{self, Write as _};
 use std::ops::AddAssign;
-use std::time::Instant;
 
+use crate::proxy::moment::Moment;
 use crate::proxy::policy::{ClientAddress, Policy, UpstreamId};
 use crate::proxy::side::Side;
 
@@ -62,9 +62,9 @@ pub struct Record {
     /// `method=… host=… target=…`, escaped; empty if nobody will read it.
     asked: String,
     /// When the first byte of the request was there.
-    pub began: Instant,
+    pub began: Moment,
     /// When the head of the final response was there.
-    pub answered: Option<Instant>,
+    pub answered: Option<Moment>,
     /// The status that the client was told.
     pub status: Option<u16>,
     /// Who was asked last.
@@ -110,7 +110,7 @@ impl fmt::Display for End<'_> {
 
 impl Record {
     /// Begins a record at `began`, with the memory of `text`.
-    pub fn new(began: Instant, mut text: String) -> Record {
+    pub fn new(began: Moment, mut text: String) -> Record {
         text.clear();
         let moved = Traffic::default();
         Record { asked: text, began, answered: None, status: None, upstream: None, moved, end: None }
@@ -159,7 +159,7 @@ impl Record {
     }
 
     /// Writes the line of an exchange that has ended.
-    pub fn log(&self, number: Number, client: &ClientAddress, policy: &Policy, now: Instant) {
+    pub fn log(&self, number: Number, client: &ClientAddress, policy: &Policy, now: Moment) {
         log::info!(
             "{number} client={client} {} status={} upstream={} up={} down={} head_ms={} ms={} {}",
             self.asked(),
@@ -174,7 +174,7 @@ impl Record {
     }
 
     /// Writes the line of a tunnel that has opened.
-    pub fn log_open(&self, number: Number, client: &ClientAddress, policy: &Policy, now: Instant) {
+    pub fn log_open(&self, number: Number, client: &ClientAddress, policy: &Policy, now: Moment) {
         log::info!(
             "{number} tunnel=open client={client} {} status=101 upstream={} head_ms={}",
             self.asked(),

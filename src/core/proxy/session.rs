@@ -8,12 +8,12 @@ mod moving;
 mod transitions;
 
 use std::fmt;
-use std::time::Instant;
 
 use crate::http::reject::Reject;
 use crate::http::reply::Reply;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::flow::Flow;
+use crate::proxy::moment::Moment;
 use crate::proxy::policy::{ClientAddress, UpstreamId};
 use crate::proxy::record::{End, Number, Traffic};
 use crate::proxy::route::RouteId;
@@ -33,7 +33,7 @@ pub struct Session {
     flows: Both<Flow>,
     phase: Phase,
     steps: Steps,
-    deadline: Option<Instant>,
+    deadline: Option<Moment>,
     /// The client will send nothing more, though bytes of it may wait unread.
     is_client_done: bool,
 }
@@ -42,7 +42,7 @@ pub struct Session {
 #[derive(Debug)]
 enum Phase {
     /// Between requests, or inside a request head that began at an instant.
-    Head { began: Option<Instant> },
+    Head { began: Option<Moment> },
     /// A request is understood and routed; an upstream is on order, or its connection under way.
     Connect { exchange: Box<Exchange>, attempt: usize, under_way: bool, fresh: bool },
     /// Request and response under way, each at its own pace.
@@ -131,7 +131,7 @@ impl Session {
     }
 
     /// When to call [`timed_out`](Session::timed_out). It may move at every fact; `None` is never.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Moment> {
         self.deadline
     }
 

@@ -1,9 +1,10 @@
 //! What is left of a session after the 101: both directions opaque until both have ended.
 
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::proxy::flow::Flow;
+use crate::proxy::moment::Moment;
 use crate::proxy::packed::PackedTunnel;
 use crate::proxy::policy::{ClientAddress, Policy, UpstreamId};
 use crate::proxy::record::{End, Number, OrDash, Traffic, upstream_name};
@@ -13,7 +14,7 @@ use crate::proxy::side::{Both, Side};
 #[derive(Debug)]
 pub struct Tunnel {
     policy: Rc<Policy>,
-    opened: Instant,
+    opened: Moment,
     /// Bytes of it that were written.
     pub moved: Traffic,
     upstream: Option<UpstreamId>,
@@ -25,12 +26,12 @@ pub struct Tunnel {
 
 impl Tunnel {
     /// A tunnel that opens now.
-    pub fn new(policy: Rc<Policy>, upstream: Option<UpstreamId>, now: Instant) -> Tunnel {
+    pub fn new(policy: Rc<Policy>, upstream: Option<UpstreamId>, now: Moment) -> Tunnel {
         Tunnel { policy, opened: now, moved: Traffic::default(), upstream, ended_first: None, deaf: None }
     }
 
     /// What another process needs to go on with it and its `flows`.
-    pub fn pack<'f>(&self, flows: &'f Both<Flow>, now: Instant) -> PackedTunnel<'f> {
+    pub fn pack<'f>(&self, flows: &'f Both<Flow>, now: Moment) -> PackedTunnel<'f> {
         PackedTunnel {
             upstream: self.upstream.and_then(|id| self.policy.upstream(id)).map(|upstream| upstream.address.clone()),
             open_for: now.saturating_duration_since(self.opened),
@@ -43,10 +44,10 @@ impl Tunnel {
     }
 
     /// Goes on with what was packed, under `policy`.
-    pub fn unpack(packed: &PackedTunnel<'_>, policy: &Rc<Policy>, now: Instant) -> Tunnel {
+    pub fn unpack(packed: &PackedTunnel<'_>, policy: &Rc<Policy>, now: Moment) -> Tunnel {
         Tunnel {
             policy: Rc::clone(policy),
-            opened: now.checked_sub(packed.open_for).unwrap_or(now),
+            opened: now.saturating_sub(packed.open_for),
             moved: Traffic { up: packed.up, down: packed.down },
             upstream: packed.upstream.as_ref().and_then(|address| policy.upstream_at(address)),
             ended_first: packed.ended_first,
@@ -60,7 +61,7 @@ impl Tunnel {
     }
 
     /// Writes the line of a tunnel that has ended.
-    pub fn log(&self, number: Number, client: &ClientAddress, now: Instant, end: End<'_>) {
+    pub fn log(&self, number: Number, client: &ClientAddress, now: Moment, end: End<'_>) {
         log::info!(
             "{number} tunnel=closed client={client} upstream={} up={} down={} ms={} {end}",
             OrDash(upstream_name(&self.policy, self.upstream)),

@@ -1,10 +1,10 @@
 //! What a session may use while it is told a fact: the time, the policy in force, and memory on loan.
 
 use std::rc::Rc;
-use std::time::Instant;
 
 use crate::proxy::buffer::Pool;
 use crate::proxy::exchange::Exchange;
+use crate::proxy::moment::Moment;
 use crate::proxy::policy::Policy;
 use crate::proxy::record::{Record, Traffic};
 
@@ -16,7 +16,7 @@ const EXCHANGES_SPARE_MAX: usize = 64;
 #[derive(Debug)]
 pub struct Turn {
     /// The only clock reading of the turn.
-    pub now: Instant,
+    pub now: Moment,
     /// For requests that are understood from now on.
     pub policy: Rc<Policy>,
     /// Whether the process is about to end: no connection is kept any more.
@@ -33,7 +33,7 @@ pub struct Turn {
 
 impl Turn {
     /// The first turn.
-    pub fn new(now: Instant, policy: Rc<Policy>) -> Turn {
+    pub fn new(now: Moment, policy: Rc<Policy>) -> Turn {
         let (pool, moved) = (Pool::default(), Traffic::default());
         Turn { now, policy, stopping: false, moved, pool, scratch: Vec::new(), spare: Vec::new() }
     }
@@ -45,7 +45,7 @@ impl Turn {
     }
 
     /// A record that begins at `began`.
-    pub fn record(&mut self, began: Instant) -> Record {
+    pub fn record(&mut self, began: Moment) -> Record {
         Record::new(began, self.spare.last_mut().map(|spare| spare.record.take_text()).unwrap_or_default())
     }
 
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn a_spare_place_keeps_no_policy_that_is_no_longer_in_force() {
-        let mut turn = Turn::new(Instant::now(), Rc::new(Policy::default()));
+        let mut turn = Turn::new(Moment::FIRST, Rc::new(Policy::default()));
         let former = Rc::downgrade(&turn.policy);
         let record = Record::new(turn.now, String::new());
         let exchange = turn.place(Exchange::refused(turn.policy.clone(), record));
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_spare_place_keeps_no_long_text() {
-        let mut turn = Turn::new(Instant::now(), Rc::new(Policy::default()));
+        let mut turn = Turn::new(Moment::FIRST, Rc::new(Policy::default()));
         for (bytes, is_kept) in [(100, true), (8_000, false)] {
             let mut record = Record::new(turn.now, String::with_capacity(bytes));
             record.note_end(crate::proxy::record::End::because("late", "client", &"a reason"));

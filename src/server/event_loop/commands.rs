@@ -1,7 +1,6 @@
 //! What a running hawkey is asked on its control socket, and by signals: how things stand, to reload, to stop.
 
 use std::process;
-use std::time::Instant;
 
 use jzon::{JsonValue, array, object};
 use mio::Token;
@@ -10,6 +9,7 @@ use crate::config::{Config, Listen};
 use crate::os::signals::{Asked, Signals};
 use crate::proxy::record::Quoted;
 use crate::proxy::session::Session;
+use crate::server::clock;
 use crate::server::control::{Connection, Request};
 use crate::server::event_loop::{CONTROL, EventLoop, connections_max, keeping};
 use crate::server::listener::Listener;
@@ -134,7 +134,7 @@ impl EventLoop {
         }
         let config = self.source.read()?;
         // That may have taken a while.
-        self.turn.now = Instant::now();
+        self.turn.now = clock::now();
         self.replace_listeners(&config)?;
         let told = object! {
             "configuration": self.source.name(),

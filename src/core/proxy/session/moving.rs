@@ -1,9 +1,9 @@
 //! How a session moves to another process: what can, as what, and how it goes on there.
 
 use std::rc::Rc;
-use std::time::Instant;
 
 use crate::proxy::flow::Flow;
+use crate::proxy::moment::Moment;
 use crate::proxy::packed::{Packed, UNSENT_BYTES_MAX};
 use crate::proxy::policy::Policy;
 use crate::proxy::session::{Phase, Session};
@@ -32,7 +32,7 @@ impl Session {
     }
 
     /// What another process needs to go on with it, if it [can move](Session::is_movable).
-    pub fn pack(&self, now: Instant) -> Option<Packed<'_>> {
+    pub fn pack(&self, now: Moment) -> Option<Packed<'_>> {
         self.is_movable().then(|| Packed {
             number: self.number,
             client: self.client,
@@ -63,7 +63,7 @@ impl Session {
             phase,
             steps: Steps::default(),
             // A deadline that no clock can tell is none.
-            deadline: packed.time_left.and_then(|left| turn.now.checked_add(left)),
+            deadline: packed.time_left.map(|left| turn.now + left),
             is_client_done: packed.is_client_done,
         }
     }
@@ -79,7 +79,7 @@ mod tests {
     use crate::proxy::record::Number;
 
     fn turn() -> Turn {
-        Turn::new(Instant::now(), Rc::new(Policy::default()))
+        Turn::new(Moment::FIRST + Duration::from_secs(60), Rc::new(Policy::default()))
     }
 
     fn tunnel() -> Packed<'static> {
