@@ -52,10 +52,14 @@ impl Supervisor {
     fn hears_within(&self, patience: Duration) -> Option<String> {
         let mut bytes = [0; 4096];
         self.socket.set_read_timeout(Some(patience)).unwrap();
-        match self.socket.recv(&mut bytes) {
-            Ok(n) => Some(String::from_utf8(bytes[..n].to_vec()).unwrap()),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
-            Err(error) => panic!("{error}"),
+        loop {
+            return match self.socket.recv(&mut bytes) {
+                Ok(n) => Some(String::from_utf8(bytes[..n].to_vec()).unwrap()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+                // A process that is stopped for a moment hears so, if it waits for a time only (signal(7)).
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => panic!("{error}"),
+            };
         }
     }
 
