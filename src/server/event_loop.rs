@@ -90,8 +90,10 @@ pub struct EventLoop {
     since: SystemTime,
     supervisor: Supervisor,
     stop: Arc<StopFlag>,
-    /// A signal or a handle has woken the loop.
-    is_asked: bool,
+    /// Tokens of what has stirred and is to be [attended](EventLoop::attend) to.
+    stirred: Vec<Token>,
+    /// When something is to be attended to even if nothing stirs.
+    attend_at: Option<Moment>,
     pairs: Slab<Pair>,
     queue: RunQueue,
     /// Pairs that have ended; their places are freed at the end of the turn.
@@ -157,7 +159,8 @@ impl EventLoop {
             supervisor,
             stop,
             // What came before the loop began has woken nobody.
-            is_asked: true,
+            stirred: vec![WAKE],
+            attend_at: None,
             pairs: table::room(),
             queue: RunQueue::default(),
             dead: Vec::new(),
@@ -217,23 +220,19 @@ impl EventLoop {
     }
 
     fn sleep(&mut self) -> io::Result<()> {
-        let timeout = if self.is_asked || !self.queue.is_empty() || self.may_accept() {
+        let timeout = if !self.stirred.is_empty() || !self.queue.is_empty() || self.may_accept() {
             Some(Duration::ZERO)
         } else {
+            let wake = sooner(sooner(self.deadlines.next(), self.net.upstreams.next_due()), self.attend_at);
             let paused = self.accept_paused_until.filter(|_| self.listeners.iter().any(|listener| listener.is_ready));
             let lines = self.lines_wait.then(|| self.turn.now + LINES_RETRY);
-            let control = self.control.as_ref().and_then(Control::due);
-            let watch = self.supervisor.next_due();
-            let upgrade = self.upgrade.as_ref().map(|upgrade| upgrade.next_due(self.turn.now));
-            let rarely = [paused, lines, control, watch, upgrade, self.stop_by];
-            let wake = rarely.iter().fold(self.net.upstreams.next_due(), |wake, due| sooner(wake, *due));
-            sooner(self.deadlines.next(), wake).map(|due| due.saturating_duration_since(self.turn.now))
+            sooner(wake, sooner(paused, lines)).map(|due| due.saturating_duration_since(self.turn.now))
         };
         match self.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                 self.events.clear();
                 // A signal came; the byte that was to tell so may have found no memory.
-                self.is_asked = true;
+                self.stirred.push(SIGNALS);
                 Ok(())
             }
             polled => polled,
@@ -242,19 +241,16 @@ impl EventLoop {
 
     /// Events and expired deadlines only mark sockets and queue pairs; nothing is done about them yet.
     fn take_note(&mut self) {
-        let EventLoop { events, listeners, control, former, net, turn, pairs, queue, is_asked, .. } = self;
+        let EventLoop { events, listeners, net, pairs, queue, stirred, .. } = self;
         let mut count = 0;
         for event in events.iter() {
             count += 1;
             match event.token() {
                 Token(stream) if stream < OTHER => note_stream(event, net, pairs, queue),
-                WAKE | SIGNALS => *is_asked = true,
-                CONTROL => control.iter_mut().for_each(|control| control.stir(turn.now)),
-                FORMER => former.iter_mut().for_each(|former| former.is_stirred = true),
-                token => listeners
-                    .iter_mut()
-                    .filter(|listener| listener.token == token)
-                    .for_each(|listener| listener.is_ready = true),
+                token => match listeners.iter_mut().find(|listener| listener.token == token) {
+                    Some(listener) => listener.is_ready = true,
+                    None => stirred.push(token),
+                },
             }
         }
         net.may_be_behind = count >= EVENTS_MAX;
@@ -273,9 +269,38 @@ impl EventLoop {
     }
 
     fn act(&mut self) {
+        let is_due = |at: Option<Moment>| at.is_some_and(|at| at <= self.turn.now);
+        let closes_idle = is_due(self.net.upstreams.next_due());
+        let attends = !self.stirred.is_empty() || is_due(self.attend_at) || self.hands_over();
+        self.accept();
+        self.drive(Share::of_a_turn(&self.queue));
+        if closes_idle {
+            for key in self.net.upstreams.take_due(self.turn.now) {
+                self.net.table.close(key);
+            }
+        }
+        if attends {
+            self.attend();
+        }
+    }
+
+    /// Whether this process hands over to another one, in which case it goes on doing so in each turn.
+    fn hands_over(&self) -> bool {
+        self.upgrade.is_some() || self.successor.is_some()
+    }
+
+    /// Everything but traffic. Rare, and so out of the way of what every turn does.
+    #[cold]
+    fn attend(&mut self) {
         self.supervisor.keep_watch(self.turn.now);
-        if self.is_asked {
-            self.heed();
+        while let Some(token) = self.stirred.pop() {
+            match token {
+                CONTROL => self.control.iter_mut().for_each(|control| control.stir(self.turn.now)),
+                FORMER => self.former.iter_mut().for_each(|former| former.is_stirred = true),
+                WAKE | SIGNALS => self.heed(),
+                // A listener that has been closed since.
+                _ => {}
+            }
         }
         if self.control.as_ref().and_then(Control::due).is_some_and(|due| due <= self.turn.now) {
             self.serve_control();
@@ -283,17 +308,16 @@ impl EventLoop {
         if self.former.is_some() {
             self.attend_former();
         }
-        self.accept();
-        self.drive(Share::of_a_turn(&self.queue));
-        for key in self.net.upstreams.take_due(self.turn.now) {
-            self.net.table.close(key);
-        }
-        if self.upgrade.is_some() || self.successor.is_some() {
+        if self.hands_over() {
             self.attend_upgrade();
         }
         if self.stop_by.is_some_and(|by| by <= self.turn.now) {
             self.stop_at_once();
         }
+        let control = self.control.as_ref().and_then(Control::due);
+        let upgrade = self.upgrade.as_ref().map(|upgrade| upgrade.next_due(self.turn.now));
+        let rarely = [control, self.supervisor.next_due(), upgrade, self.stop_by];
+        self.attend_at = rarely.into_iter().flatten().min();
     }
 
     /// Keys are freed here and nowhere else: within a turn, none changes its meaning.

@@ -16,8 +16,7 @@ use crate::server::listener::Listener;
 use crate::server::stop::Stop;
 
 impl EventLoop {
-    /// Attends to the control socket. Rare, and so out of the way of what every turn does.
-    #[cold]
+    /// Attends to the control socket.
     pub(super) fn serve_control(&mut self) {
         let Some(control) = &mut self.control else { return };
         control.attend(&self.net.registry, CONTROL, self.turn.now);
@@ -50,9 +49,7 @@ impl EventLoop {
     }
 
     /// Does what signals and handles ask for.
-    #[cold]
     pub(super) fn heed(&mut self) {
-        self.is_asked = false;
         for asked in self.signals.as_mut().map(Signals::take).unwrap_or_default() {
             match asked {
                 Asked::Stop => drop(self.stop_as_asked()),
