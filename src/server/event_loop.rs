@@ -272,8 +272,11 @@ impl EventLoop {
         let is_due = |at: Option<Moment>| at.is_some_and(|at| at <= self.turn.now);
         let closes_idle = is_due(self.net.upstreams.next_due());
         let attends = !self.stirred.is_empty() || is_due(self.attend_at) || self.hands_over();
-        self.accept();
-        self.drive(Share::of_a_turn(&self.queue));
+        if self.may_accept() {
+            self.accept();
+        }
+        let share = Share::of_a_turn(&mut self.queue);
+        self.drive(share);
         if closes_idle {
             for key in self.net.upstreams.take_due(self.turn.now) {
                 self.net.table.close(key);

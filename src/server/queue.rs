@@ -16,22 +16,28 @@ const BULK_SPENT_MAX: usize = 256 * 1024;
 /// others that have just had something to tell, however many move all they can; and all of them have their turn.
 #[derive(Debug, Default)]
 pub struct RunQueue {
-    prompt: VecDeque<PairKey>,
+    prompt: Vec<PairKey>,
     bulk: VecDeque<PairKey>,
+    /// What the prompt line was when the turn began, as far as it has not been driven.
+    now: Vec<PairKey>,
 }
 
 impl RunQueue {
     /// Puts a pair into its line, unless it waits already.
+    #[inline(always)]
     pub fn push(&mut self, pair: &mut Pair, key: PairKey) {
         if !std::mem::replace(&mut pair.noted.is_queued, true) {
-            let line = if pair.moves_bulk() { &mut self.bulk } else { &mut self.prompt };
-            line.push_back(key);
+            if pair.moves_bulk() {
+                self.bulk.push_back(key);
+            } else {
+                self.prompt.push(key);
+            }
         }
     }
 
     /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
-        self.prompt.is_empty() && self.bulk.is_empty()
+        self.prompt.is_empty() && self.bulk.is_empty() && self.now.is_empty()
     }
 }
 
@@ -56,44 +62,49 @@ impl Line {
     }
 }
 
-/// Who is driven before something else is done: one pair by itself, or so many of the prompt line, and then those of the bulk line while
-/// the ones before have left some of these bytes.
+/// Who is driven before something else is done.
 #[derive(Debug)]
-pub struct Share {
-    aside: Option<PairKey>,
-    prompt: usize,
-    bulk_bytes: usize,
+pub enum Share {
+    /// The prompt line as it is, and then those of the bulk line while the ones before have left some of these bytes.
+    OfATurn {
+        /// What is left of them.
+        bulk_bytes: usize,
+    },
+    /// One pair and nobody else, whether it is queued or not.
+    Only(Option<PairKey>),
 }
 
 impl Share {
-    /// What one turn drives.
-    pub fn of_a_turn(queue: &RunQueue) -> Share {
-        Share { aside: None, prompt: queue.prompt.len(), bulk_bytes: BULK_SPENT_MAX }
+    /// What one turn drives. Who queues in the prompt line from now on waits for the next turn.
+    pub fn of_a_turn(queue: &mut RunQueue) -> Share {
+        std::mem::swap(&mut queue.prompt, &mut queue.now);
+        Share::OfATurn { bulk_bytes: BULK_SPENT_MAX }
     }
 
-    /// One pair and nobody else, whether it is queued or not.
+    /// This pair.
     pub fn only(key: PairKey) -> Share {
-        Share { aside: Some(key), prompt: 0, bulk_bytes: 0 }
+        Share::Only(Some(key))
     }
 
     /// Whose turn it is.
     #[inline]
     pub fn next(&mut self, queue: &mut RunQueue) -> Option<(PairKey, Line)> {
-        if self.prompt > 0 {
-            self.prompt -= 1;
-            return Some((queue.prompt.pop_front()?, Line::Prompt));
+        match self {
+            Share::Only(key) => Some((key.take()?, Line::Aside)),
+            // All of them are driven, so that it does not matter which is the first.
+            Share::OfATurn { bulk_bytes } => match queue.now.pop() {
+                Some(key) => Some((key, Line::Prompt)),
+                None if *bulk_bytes > 0 => Some((queue.bulk.pop_front()?, Line::Bulk)),
+                None => None,
+            },
         }
-        if self.bulk_bytes > 0 {
-            return Some((queue.bulk.pop_front()?, Line::Bulk));
-        }
-        Some((self.aside.take()?, Line::Aside))
     }
 
     /// A pair of this line has spent so many bytes.
     #[inline]
     pub fn spend(&mut self, line: Line, bytes: usize) {
-        if line == Line::Bulk {
-            self.bulk_bytes = self.bulk_bytes.saturating_sub(bytes);
+        if let (Share::OfATurn { bulk_bytes }, Line::Bulk) = (self, line) {
+            *bulk_bytes = bulk_bytes.saturating_sub(bytes);
         }
     }
 }
@@ -114,11 +125,11 @@ mod tests {
 
     #[test]
     fn a_turn_takes_the_whole_prompt_line_and_two_that_move_much() {
-        let mut queue =
-            RunQueue { prompt: [1, 2, 3].into_iter().map(PairKey).collect(), bulk: (10..20).map(PairKey).collect() };
-        let share = Share::of_a_turn(&queue);
-        queue.prompt.push_back(PairKey(4));
-        let expected = [(1, Line::Prompt), (2, Line::Prompt), (3, Line::Prompt), (10, Line::Bulk), (11, Line::Bulk)];
+        let prompt = [1, 2, 3].into_iter().map(PairKey).collect();
+        let mut queue = RunQueue { prompt, bulk: (10..20).map(PairKey).collect(), now: Vec::new() };
+        let share = Share::of_a_turn(&mut queue);
+        queue.prompt.push(PairKey(4));
+        let expected = [(3, Line::Prompt), (2, Line::Prompt), (1, Line::Prompt), (10, Line::Bulk), (11, Line::Bulk)];
         assert_eq!(driven(share, &mut queue), expected);
         assert_eq!((queue.prompt.len(), queue.bulk.len()), (1, 8), "who came meanwhile waits for the next turn");
         assert_eq!(driven(Share::only(PairKey(19)), &mut queue), [(19, Line::Aside)]);
