@@ -202,15 +202,11 @@ impl Pair {
         }
         self.carry_out_steps(key, net, turn);
         loop {
-            let mut cost = 0;
-            for side in Side::BOTH {
-                cost += self.read(side, net, turn).unwrap_or(0);
-            }
+            let read = self.read(Side::Client, net, turn) + self.read(Side::Upstream, net, turn);
             // A connection that a request wants is written to at once.
             self.carry_out_steps(key, net, turn);
-            for side in Side::BOTH {
-                cost += self.write(side, net, turn).unwrap_or(0);
-            }
+            let written = self.write(Side::Client, net, turn) + self.write(Side::Upstream, net, turn);
+            let cost = read + written;
             budget.spend(cost);
             self.carry_out_steps(key, net, turn);
             if cost == 0 || budget.is_spent() {
@@ -278,18 +274,23 @@ impl Pair {
         self.sockets[side].and_then(|key| net.table.socket(key))
     }
 
-    /// Writes what may leave for `side`, once; `None` if nothing came of it, else what that costs of the budget.
+    /// Writes what may leave for `side`, once. What that costs of the budget: 0 if nothing came of it.
     #[inline(always)]
-    fn write(&mut self, side: Side, net: &mut Net, turn: &mut Turn) -> Option<usize> {
-        if !self.can_write(side, net) {
-            return None;
+    fn write(&mut self, side: Side, net: &mut Net, turn: &mut Turn) -> usize {
+        let Some(socket) =
+            self.sockets[side].filter(|_| self.session.wants_write(side)).and_then(|key| net.table.socket(key))
+        else {
+            return 0;
+        };
+        if !socket.is_writable() {
+            return 0;
         }
-        match self.socket(side, net)?.write(self.session.leaving(side)) {
+        match socket.write(self.session.leaving(side)) {
             Moved::Bytes(n) => {
                 self.session.sent(side, n, turn);
-                return Some(n.max(WRITE_COST));
+                return n.max(WRITE_COST);
             }
-            Moved::Nothing | Moved::End => return None,
+            Moved::Nothing | Moved::End => return 0,
             Moved::Broken(error) => match self.session.upstream_under_way().filter(|_| side == Side::Upstream) {
                 None => self.session.deafened(side, &error, turn),
                 Some(upstream) => {
@@ -298,23 +299,24 @@ impl Pair {
                 }
             },
         }
-        Some(WRITE_COST)
+        WRITE_COST
     }
 
-    /// Reads what `side` has sent, once; `None` if nothing came of it, else what that costs of the budget.
+    /// Reads what `side` has sent, once. What that costs of the budget: 0 if nothing came of it.
     #[inline(always)]
-    fn read(&mut self, side: Side, net: &mut Net, turn: &mut Turn) -> Option<usize> {
-        if !self.can_read(side, net) {
-            return None;
+    fn read(&mut self, side: Side, net: &mut Net, turn: &mut Turn) -> usize {
+        let Some(socket) = self.sockets[side].and_then(|key| net.table.socket(key)) else { return 0 };
+        if !socket.is_readable() || !self.session.wants_read(side) {
+            return 0;
         }
         let room = self.session.room(side, turn);
         if room.is_empty() {
-            return None;
+            return 0;
         }
-        let moved = net.table.socket(self.sockets[side]?)?.read(room);
+        let moved = socket.read(room);
         let Moved::Bytes(n) = moved else { return heard_nothing(&mut self.session, side, moved, turn) };
         self.session.received(side, n, turn);
-        Some(n)
+        n
     }
 
     /// The way of nearly all bytes of tunnels and long bodies: one read of each socket that has something, written to the other, and
@@ -325,24 +327,11 @@ impl Pair {
     fn pass_straight(&mut self, budget: &mut Budget, net: &mut Net, turn: &mut Turn) -> Option<Driven> {
         let saturates = self.saturates();
         let (client, upstream) = net.table.both(self.sockets.client?, self.sockets.upstream?)?;
-        for side in Side::BOTH {
-            let (from, to) = match side {
-                Side::Client => (&mut *client, &mut *upstream),
-                Side::Upstream => (&mut *upstream, &mut *client),
-            };
-            if !from.is_readable() {
-                continue;
-            }
-            if !to.is_writable() || !self.session.is_straight(side) {
-                return None;
-            }
-            let passage = Passage { session: &mut self.session, side, from, to };
-            if saturates && net.pipe.is_some() {
-                passage.by_pipe(&mut net.pipe, budget, turn)?;
-            } else {
-                passage.by_copy(budget, turn)?;
-            }
-        }
+        let mut pipe = Some(&mut net.pipe).filter(|_| saturates);
+        let session = &mut self.session;
+        Passage { session, side: Side::Client, from: client, to: upstream }.take(pipe.as_deref_mut(), budget, turn)?;
+        let session = &mut self.session;
+        Passage { session, side: Side::Upstream, from: upstream, to: client }.take(pipe, budget, turn)?;
         let has_more = client.is_readable() || upstream.is_readable();
         (budget.spent > 0).then_some(if has_more { Driven::Again } else { Driven::Parked })
     }
@@ -449,14 +438,14 @@ impl Pair {
     }
 }
 
-/// A read of `side` brought no bytes; what that costs of the budget, if anything came of it.
-fn heard_nothing(session: &mut Session, side: Side, moved: Moved, turn: &mut Turn) -> Option<usize> {
+/// A read of `side` brought no bytes. What that costs of the budget: 0 if nothing came of it.
+fn heard_nothing(session: &mut Session, side: Side, moved: Moved, turn: &mut Turn) -> usize {
     match moved {
-        Moved::Nothing | Moved::Bytes(_) => return None,
+        Moved::Nothing | Moved::Bytes(_) => return 0,
         Moved::End => session.ended(side, turn),
         Moved::Broken(error) => session.broke(side, &error, turn),
     }
-    Some(1)
+    1
 }
 
 /// The straight way from the socket of `side` to the other one. Each way of taking it tells `None` if there is more to see to.
@@ -468,6 +457,21 @@ struct Passage<'p> {
 }
 
 impl Passage<'_> {
+    /// Takes it once, if there is something to read: through the `pipe`, where one is given.
+    #[inline(always)]
+    fn take(self, pipe: Option<&mut Option<Pipe>>, budget: &mut Budget, turn: &mut Turn) -> Option<()> {
+        if !self.from.is_readable() {
+            return Some(());
+        }
+        if !self.to.is_writable() || !self.session.is_straight(self.side) {
+            return None;
+        }
+        match pipe {
+            Some(pipe) if pipe.is_some() => self.by_pipe(pipe, budget, turn),
+            _ => self.by_copy(budget, turn),
+        }
+    }
+
     #[inline(always)]
     fn by_copy(self, budget: &mut Budget, turn: &mut Turn) -> Option<()> {
         let room = turn.pool.straight();

@@ -207,6 +207,7 @@ impl Session {
 
     // Facts. Of one side: `received` bytes, `ended` in order, `broke` with an error, was `deafened` to what we write. Of the client
     // alone: it `hung_up`, with bytes still unread. Of a connection on order: it is `connecting`, or `starved`. Of time: `timed_out`.
+    // The frequent ones are never inlined: in the loop, they would be compiled for size as it is.
 
     /// Room to read bytes of this side into. Told back by [`received`](Session::received).
     pub fn room(&mut self, from: Side, turn: &mut Turn) -> &mut [u8] {
@@ -214,6 +215,7 @@ impl Session {
     }
 
     /// `n` bytes of this side were read into the [`room`](Session::room).
+    #[inline(never)]
     pub fn received(&mut self, from: Side, n: usize, turn: &mut Turn) {
         self.flows[from].arrived(n);
         match (&mut self.phase, from) {
@@ -261,6 +263,7 @@ impl Session {
     }
 
     /// `n` bytes that were [`leaving`](Session::leaving) for this side have left.
+    #[inline(never)]
     pub fn sent(&mut self, to: Side, n: usize, turn: &mut Turn) {
         if to == Side::Upstream && self.upstream_under_way().is_some() {
             // What can be written to is connected.
@@ -431,6 +434,7 @@ impl Session {
     }
 
     /// Gives buffers on loan back. To be called when the session has been driven as far as it goes for now.
+    #[inline(never)]
     pub fn settle(&mut self, turn: &mut Turn) {
         for side in Side::BOTH {
             self.flows[side].settle(&mut turn.pool);
