@@ -35,6 +35,7 @@ fn say(path: &Path, bytes: impl AsRef<[u8]>) -> String {
             Ok(0) => break,
             Ok(n) => told.extend_from_slice(&bytes[..n]),
             Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => panic!("{error}"),
         }
     }

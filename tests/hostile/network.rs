@@ -101,6 +101,7 @@ fn converse(vector: &Vector, from: IpAddr, to: SocketAddr) -> Result<(Vec<u8>, E
             Ok(n) => got.extend_from_slice(&room[..n]),
             Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok((got, End::Reset)),
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok((got, End::Silent)),
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(format!("reading failed: {error}")),
         }
         if is_switched(&got) && !has_spoken {
