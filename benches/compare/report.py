@@ -97,7 +97,8 @@ def publish_bench(docs, told, all_kinds, all_works, rows):
     publish(
         docs / "benchmarks.md",
         "bench",
-        f"{told['date']}: {told['machine']}; {names}. {settings['rounds']} rounds of {settings['slice_ms']} ms.\n\n"
+        f"{told['date']}: {told['machine']}; {names}. {settings['rounds']} rounds of {settings['slice_ms']} ms; beside 5,000 idle tunnels "
+        f"{settings['crowd_rounds']} of {settings['crowd_slice_ms']} ms.\n\n"
         f"{markdown(all_kinds, rows)}\n\n{verdict(rows)}.\n\nThe load against itself:\n\n"
         f"{as_markdown(LOAD_HEADS, list(load_lines(told['figures']['load'], all_kinds, all_works)))}",
     )
