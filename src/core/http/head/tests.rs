@@ -100,6 +100,25 @@ fn what_is_refused_is_refused_at_any_cut() {
 }
 
 #[test]
+fn no_lf_stands_in_a_request_but_behind_a_cr() {
+    for text in [
+        "GET /a HTTP/1.1\r\nHost: a\r\nA:\r\nB:\t\r\nC: c d \r\nD:d\r\n\r\n",
+        "GET / HTTP/1.1\r\nA: a\r\nHost:  a  \r\n\r\n",
+        "GET / HTTP/1.0\r\n\r\n",
+    ] {
+        assert!(matches!(request(text.as_bytes()), Ok(Some(_))), "{text:?}");
+        for (cr, _) in text.match_indices("\r\n") {
+            let bare = [&text[..cr], &text[cr + 1..]].concat();
+            assert_eq!(request(bare.as_bytes()).map_err(Reject::status), Err(400), "{bare:?}");
+        }
+        for at in 0..text.len() - 1 {
+            let stray = [&text[..at], "\n", &text[at..]].concat();
+            assert_eq!(request(stray.as_bytes()).map_err(Reject::status), Err(400), "{stray:?}");
+        }
+    }
+}
+
+#[test]
 fn the_limits_themselves_are_allowed() {
     let fields = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(99));
     assert!(request(fields.as_bytes()).unwrap().is_some(), "100 fields");
