@@ -65,7 +65,7 @@ pub(crate) fn explain(config: &Config, target: &Target) -> Told {
     let Target { host, path } = target;
     let routes = &config.policy.routes;
     let width = routes.iter().map(|route| route.to_string().chars().count()).max().unwrap_or(0);
-    let said = routes.explain(host, path);
+    let said = routes.explain(host.as_bytes(), path);
     let chosen = said.iter().find(|(_, answer)| *answer == Answer::Chosen).map(|(route, _)| *route);
 
     let mut text = match host.as_str() {

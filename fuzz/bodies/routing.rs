@@ -17,6 +17,7 @@ pub fn route(input: &[u8]) {
     let Ok(target) = Target::parse("GET", target) else { return };
     check_target(&target, input);
     let host = target.authority.map(|authority| authority.host).or(host).unwrap_or_default();
+    let host_text = std::str::from_utf8(host).expect("a host is ASCII");
 
     let mut config = Config::new();
     for pattern in lines.take(8).filter_map(|line| std::str::from_utf8(line).ok()) {
@@ -27,14 +28,14 @@ pub fn route(input: &[u8]) {
     let table = &config.policy.routes;
     let path = target.path();
     let found = table.find(host, path);
-    let best = table.iter().filter(|route| matches(route, host, path)).max_by_key(|route| rank(route));
-    assert_eq!(found, best, "the left answers {host:?} {path:?}, the right should: {}", Shown(input));
+    let best = table.iter().filter(|route| matches(route, host_text, path)).max_by_key(|route| rank(route));
+    assert_eq!(found, best, "the left answers {host_text:?} {path:?}, the right should: {}", Shown(input));
     let explained = table.explain(host, path);
     let chosen: Vec<_> = explained.iter().filter(|(_, answer)| *answer == Answer::Chosen).map(|told| told.0).collect();
     assert_eq!(chosen, found.into_iter().collect::<Vec<_>>(), "who is said to answer: {}", Shown(input));
     for (route, answer) in explained {
         let is_match = matches!(answer, Answer::Chosen | Answer::LessParticular);
-        assert_eq!(is_match, matches(route, host, path), "whether {route} matches: {}", Shown(input));
+        assert_eq!(is_match, matches(route, host_text, path), "whether {route} matches: {}", Shown(input));
     }
     if let Some(found) = found {
         for strip in [false, true] {
@@ -94,7 +95,7 @@ pub fn is_uri(text: &str) -> bool {
 }
 
 /// Reads a host; the part without the port, if it is sound.
-fn authority<'a>(text: &'a [u8], input: &[u8]) -> Option<&'a str> {
+fn authority<'a>(text: &'a [u8], input: &[u8]) -> Option<&'a [u8]> {
     let told = Authority::parse(text).map(|authority| authority.host);
     let expected = std::str::from_utf8(text).ok().and_then(|text| {
         // The last colon that is not within brackets parts the port.
@@ -108,7 +109,7 @@ fn authority<'a>(text: &'a [u8], input: &[u8]) -> Option<&'a str> {
             Some(ip) => ip.parse::<Ipv6Addr>().is_ok(),
             None => is_name(host) && (!host.is_empty() || text.is_empty()),
         };
-        (is_port && is_host).then_some(host)
+        (is_port && is_host).then_some(host.as_bytes())
     });
     assert_eq!(told, expected, "the left is the host that is read, the right the one that is meant: {}", Shown(input));
     told

@@ -26,18 +26,9 @@ pub struct Forwarding<'a> {
 /// Appends `head` to `out` as it goes to the upstream.
 pub fn request(head: &RequestHead<'_>, forwarding: &Forwarding<'_>, out: &mut Vec<u8>) {
     let (slash, rest) = forwarding.target;
-    put(
-        out,
-        &[
-            head.method,
-            " ",
-            slash,
-            rest,
-            " HTTP/1.1\r\nHost: ",
-            head.authority.map_or("", |authority| authority.text),
-            "\r\n",
-        ],
-    );
+    put(out, &[head.method, " ", slash, rest, " HTTP/1.1\r\nHost: "]);
+    out.extend_from_slice(head.authority.map_or(b"", |authority| authority.text));
+    put(out, &["\r\n"]);
     let mut told = Told::default();
     let said = |told: &mut bool| {
         *told = forwarding.trusted;
@@ -114,7 +105,9 @@ fn put_origin_of(head: &RequestHead<'_>, forwarding: &Forwarding<'_>, told: Told
         put(out, &["X-Forwarded-Proto: http\r\n"]);
     }
     if let Some(authority) = head.authority.filter(|authority| !told.host && !authority.text.is_empty()) {
-        put(out, &["X-Forwarded-Host: ", authority.text, "\r\n"]);
+        put(out, &["X-Forwarded-Host: "]);
+        out.extend_from_slice(authority.text);
+        put(out, &["\r\n"]);
     }
 }
 

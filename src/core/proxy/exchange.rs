@@ -120,11 +120,11 @@ impl Exchange {
                 return Begun::Answer(turn.place(Exchange::refused(policy, record)), Cause::Reject(reject));
             }
         };
-        let host = head.authority.map_or("", |authority| authority.host);
+        let host = head.authority.map_or(b"".as_slice(), |authority| authority.host);
         let mut record = turn.record(began);
         record.note_request(
             head.method,
-            head.authority.map_or("", |authority| authority.text),
+            head.authority.map_or(b"", |authority| authority.text),
             &head.target.path_and_query,
         );
         let mut exchange = turn.place(Exchange {

@@ -130,17 +130,12 @@ impl Record {
     }
 
     /// Remembers what was asked for, if the log is on.
-    pub fn note_request(&mut self, method: &str, host: &str, target: &str) {
+    pub fn note_request(&mut self, method: &str, host: &[u8], target: &str) {
         if log::log_enabled!(log::Level::Info) {
             // What is written around the three.
             const FRAME: usize = "method= host=\"\" target=\"\"".len();
             self.asked.reserve_exact(FRAME + method.len() + host.len() + target.len());
-            let _ = write!(
-                self.asked,
-                "method={method} host={} target={}",
-                Quoted(host.as_bytes()),
-                Quoted(target.as_bytes())
-            );
+            let _ = write!(self.asked, "method={method} host={} target={}", Quoted(host), Quoted(target.as_bytes()));
         }
     }
 

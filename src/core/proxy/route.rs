@@ -72,12 +72,12 @@ impl RouteTable {
     }
 
     /// Where the route for `host` (without port, any case) and `path` (without query) stands, if there is one.
-    pub fn position(&self, host: &str, path: &str) -> Option<RouteId> {
+    pub fn position(&self, host: &[u8], path: &str) -> Option<RouteId> {
         self.sorted.iter().position(|route| route.answer(host, path) == Answer::Chosen).map(RouteId)
     }
 
     /// The route for `host` and `path`, if there is one.
-    pub fn find(&self, host: &str, path: &str) -> Option<&Route> {
+    pub fn find(&self, host: &[u8], path: &str) -> Option<&Route> {
         self.position(host, path).and_then(|id| self.route(id))
     }
 
@@ -93,7 +93,7 @@ impl RouteTable {
     }
 
     /// Every route in the order of the search, each with what it says to `host` and `path`.
-    pub fn explain<'a>(&'a self, host: &str, path: &str) -> Vec<(&'a Route, Answer)> {
+    pub fn explain<'a>(&'a self, host: &[u8], path: &str) -> Vec<(&'a Route, Answer)> {
         let mut chosen = false;
         let mut say = |route: &'a Route| match route.answer(host, path) {
             Answer::Chosen if chosen => (route, Answer::LessParticular),
@@ -117,7 +117,7 @@ pub fn path_seen(path: &str) -> Result<String, Reject> {
 }
 
 impl Route {
-    fn answer(&self, host: &str, path: &str) -> Answer {
+    fn answer(&self, host: &[u8], path: &str) -> Answer {
         if !self.host.matches(host) {
             Answer::OtherHost
         } else if !self.matches_path(path) {
@@ -154,17 +154,17 @@ impl fmt::Display for Route {
 
 impl HostPattern {
     /// Whether `host` (without port, any case) is meant. One final dot, the mark of a full domain name, does not count.
-    pub fn matches(&self, host: &str) -> bool {
-        let host = host.strip_suffix('.').unwrap_or(host);
+    pub fn matches(&self, host: &[u8]) -> bool {
+        let host = host.strip_suffix(b".").unwrap_or(host);
         match self {
             HostPattern::Any => true,
-            HostPattern::Exact(exact) => host.eq_ignore_ascii_case(exact),
+            HostPattern::Exact(exact) => host.eq_ignore_ascii_case(exact.as_bytes()),
             HostPattern::Below(domain) => host
                 .len()
                 .checked_sub(domain.len())
                 .filter(|before| *before > 0)
                 .and_then(|before| host.get(before..))
-                .is_some_and(|end| end.eq_ignore_ascii_case(domain)),
+                .is_some_and(|end| end.eq_ignore_ascii_case(domain.as_bytes())),
         }
     }
 
@@ -216,7 +216,7 @@ mod tests {
             ("evilexample.com", "/b", "/"),
         ];
         for (host, path, expected) in cases {
-            let found = table().find(host, path).map(Route::to_string);
+            let found = table().find(host.as_bytes(), path).map(Route::to_string);
             assert_eq!(found.as_deref(), Some(expected), "{host}{path}");
         }
     }
@@ -225,13 +225,13 @@ mod tests {
     fn no_route_is_none() {
         let table = RouteTable::new(vec![route(HostPattern::Exact("a".into()), "/x")]);
         for (host, path) in [("a", "/"), ("a", "/xy"), ("a", "/x*"), ("b", "/x"), ("a", "*"), ("a", "/X")] {
-            assert_eq!(table.find(host, path), None, "{host}{path}");
+            assert_eq!(table.find(host.as_bytes(), path), None, "{host}{path}");
         }
     }
 
     #[test]
     fn the_whole_server_belongs_to_the_route_of_all_paths() {
-        assert_eq!(table().find("other", "*").map(Route::to_string).as_deref(), Some("/"));
+        assert_eq!(table().find(b"other", "*").map(Route::to_string).as_deref(), Some("/"));
     }
 
     #[test]
@@ -246,7 +246,7 @@ mod tests {
     #[test]
     fn the_explanation_agrees_with_the_search() {
         let table = table();
-        let told = table.explain("www.example.com", "/a/b");
+        let told = table.explain(b"www.example.com", "/a/b");
         let said: Vec<_> = told.iter().map(|(route, answer)| (route.to_string(), *answer)).collect();
         let expected = [
             ("www.example.com/a/b", Answer::Chosen),

@@ -7,7 +7,7 @@ fn request(text: &[u8]) -> Result<Option<(String, usize)>, Reject> {
     let mut storage = empty_fields();
     let parsed = RequestHead::parse(text, &mut storage, &Limits::default())?;
     Ok(parsed.map(|(head, bytes)| {
-        let host = head.authority.map(|authority| authority.text).unwrap_or("-");
+        let host = head.authority.map_or("-".into(), |authority| String::from_utf8_lossy(authority.text));
         (format!("{} {} {host} {:?}", head.method, head.target.path_and_query, head.framing), bytes)
     }))
 }
