@@ -96,6 +96,38 @@ fn folded_eq(name: &str, known: &str) -> bool {
     name.len() == known.len() && name.bytes().zip(known.bytes()).all(is_same)
 }
 
+/// The fields of a head, in their order, each with what it is to a proxy.
+#[derive(Clone, Copy, Debug)]
+pub struct Fields<'a> {
+    headers: &'a [Header<'a>],
+    meanings: &'a [Meaning],
+}
+
+impl<'a> Fields<'a> {
+    /// Finds out what each of `headers` is. `meanings` has room for as many.
+    pub fn new(headers: &'a [Header<'a>], meanings: &'a mut [Meaning]) -> Fields<'a> {
+        for (field, meaning) in headers.iter().zip(&mut *meanings) {
+            *meaning = Meaning::of(field.name);
+        }
+        Fields { headers, meanings }
+    }
+
+    /// Each field and its meaning.
+    pub fn iter(self) -> impl Iterator<Item = (&'a Header<'a>, Meaning)> {
+        self.headers.iter().zip(self.meanings.iter().copied())
+    }
+
+    /// The values of the fields that mean this.
+    pub fn values(self, meaning: Meaning) -> impl Iterator<Item = &'a [u8]> {
+        self.iter().filter(move |(_, found)| *found == meaning).map(|(field, _)| field.value)
+    }
+
+    /// Whether a `Connection` field names the field `name`, which then ends here.
+    pub fn named_by_connection(self, name: &str) -> bool {
+        self.values(Meaning::Connection).flat_map(members).any(|member| member.eq_ignore_ascii_case(name.as_bytes()))
+    }
+}
+
 /// The members of a comma-separated list (RFC 9110, 5.6.1), without the white space around them; empty ones are skipped.
 pub fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
@@ -110,7 +142,7 @@ pub struct ConnectionOptions {
     pub keep_alive: bool,
     /// `upgrade`.
     pub upgrade: bool,
-    /// Names of further fields: see [`named_by_connection`].
+    /// Names of further fields: see [`Fields::named_by_connection`].
     pub others: bool,
 }
 
@@ -129,15 +161,6 @@ impl ConnectionOptions {
             }
         }
     }
-}
-
-/// Whether a `Connection` field among `fields` names the field `name`, which then ends here.
-pub fn named_by_connection(fields: &[Header<'_>], name: &str) -> bool {
-    fields
-        .iter()
-        .filter(|field| Meaning::of(field.name) == Meaning::Connection)
-        .flat_map(|field| members(field.value))
-        .any(|member| member.eq_ignore_ascii_case(name.as_bytes()))
 }
 
 #[cfg(test)]

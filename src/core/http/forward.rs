@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use httparse::Header;
 
-use crate::http::field::{self, ConnectionOptions, Meaning};
+use crate::http::field::{ConnectionOptions, Fields, Meaning};
 use crate::http::framing::Framing;
 use crate::http::head::{RequestHead, ResponseHead, Version};
 
@@ -34,8 +34,8 @@ pub fn request(head: &RequestHead<'_>, forwarding: &Forwarding<'_>, out: &mut Ve
         *told = forwarding.trusted;
         forwarding.trusted
     };
-    for field in head.fields {
-        let is_passed_on = match Meaning::of(field.name) {
+    for (field, meaning) in head.fields.iter() {
+        let is_passed_on = match meaning {
             Meaning::Other | Meaning::ContentType | Meaning::WebSocketKey | Meaning::WebSocketAccept => {
                 !ends_here(field, head.fields, head.options)
             }
@@ -84,9 +84,8 @@ fn put_origin_of(head: &RequestHead<'_>, forwarding: &Forwarding<'_>, told: Told
         put_ip(out, client);
         put(out, &["\r\n"]);
     }
-    let before =
-        head.fields.iter().filter(|field| forwarding.trusted && Meaning::of(field.name) == Meaning::ForwardedFor);
-    let mut hops = before.map(|field| field.value.trim_ascii()).filter(|value| !value.is_empty()).peekable();
+    let before = head.fields.values(Meaning::ForwardedFor).filter(|_| forwarding.trusted);
+    let mut hops = before.map(<[u8]>::trim_ascii).filter(|value| !value.is_empty()).peekable();
     if hops.peek().is_some() || forwarding.client.is_some() {
         put(out, &["X-Forwarded-For: "]);
         let mut separator = "";
@@ -127,8 +126,8 @@ pub fn response(head: &ResponseHead<'_>, returning: &Returning<'_>, out: &mut Ve
     put_status(head, returning.version, out);
     // 426 without Upgrade would not say to what (RFC 9110, 15.5.22); in HTTP/1.0 it says nothing anyway (7.8).
     let asks_to_upgrade = head.status == 426 && returning.version == Version::Http11;
-    for field in head.fields {
-        match Meaning::of(field.name) {
+    for (field, meaning) in head.fields.iter() {
+        match meaning {
             Meaning::Upgrade if asks_to_upgrade => put_field(out, field),
             Meaning::Connection | Meaning::HopByHop | Meaning::Upgrade => continue,
             Meaning::ContentLength | Meaning::TransferEncoding | Meaning::Alias => continue,
@@ -157,8 +156,8 @@ pub fn response(head: &ResponseHead<'_>, returning: &Returning<'_>, out: &mut Ve
 /// Appends `head`, a 101 that has been checked, to `out` as it goes to the client.
 pub fn switching(head: &ResponseHead<'_>, out: &mut Vec<u8>) {
     put_status(head, Version::Http11, out);
-    for field in head.fields {
-        let is_passed_on = match Meaning::of(field.name) {
+    for (field, meaning) in head.fields.iter() {
+        let is_passed_on = match meaning {
             Meaning::Connection | Meaning::HopByHop | Meaning::Upgrade => false,
             Meaning::ContentLength | Meaning::TransferEncoding | Meaning::Alias => false,
             _ => !ends_here(field, head.fields, head.options),
@@ -170,8 +169,8 @@ pub fn switching(head: &ResponseHead<'_>, out: &mut Vec<u8>) {
     put(out, &["Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"]);
 }
 
-fn ends_here(field: &Header<'_>, fields: &[Header<'_>], options: ConnectionOptions) -> bool {
-    options.others && field::named_by_connection(fields, field.name)
+fn ends_here(field: &Header<'_>, fields: Fields<'_>, options: ConnectionOptions) -> bool {
+    options.others && fields.named_by_connection(field.name)
 }
 
 fn put_status(head: &ResponseHead<'_>, version: Version, out: &mut Vec<u8>) {

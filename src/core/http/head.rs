@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 
 use httparse::Header;
 
-use crate::http::field::{ConnectionOptions, Meaning};
+use crate::http::field::{ConnectionOptions, Fields, Meaning};
 use crate::http::framing::{Declared, Framing};
 use crate::http::reject::{Fault, Reject};
 use crate::http::target::{Authority, Target};
@@ -50,11 +50,17 @@ impl Limits {
 }
 
 /// Room for the fields of one head, on the stack of the one who parses.
-pub type FieldStorage<'a> = [MaybeUninit<Header<'a>>; FIELDS_CEILING];
+pub struct FieldStorage<'a> {
+    headers: [MaybeUninit<Header<'a>>; FIELDS_CEILING],
+    meanings: [Meaning; FIELDS_CEILING],
+}
 
 /// Room for the fields of one head.
 pub fn empty_fields<'a>() -> FieldStorage<'a> {
-    [const { MaybeUninit::uninit() }; FIELDS_CEILING]
+    FieldStorage {
+        headers: [const { MaybeUninit::uninit() }; FIELDS_CEILING],
+        meanings: [Meaning::Other; FIELDS_CEILING],
+    }
 }
 
 /// The HTTP versions that are served, or may be.
@@ -76,7 +82,7 @@ pub struct RequestHead<'a> {
     /// HTTP/1.1, or 1.0 where that is served.
     pub version: Version,
     /// All fields, in their order.
-    pub fields: &'a [Header<'a>],
+    pub fields: Fields<'a>,
     /// The host that is meant: of the target if it names one, else of Host. `None` only in HTTP/1.0.
     pub authority: Option<Authority<'a>>,
     /// How the end of the body is known.
@@ -105,9 +111,9 @@ impl<'a> RequestHead<'a> {
         let within = bytes.get(..limits.bytes_max).unwrap_or(bytes);
         let leading = leading_empty_lines(within)?;
         let text = within.get(leading..).unwrap_or_default();
-        let storage = storage.get_mut(..limits.fields_max).ok_or(Reject::TooManyFields)?;
+        let headers = storage.headers.get_mut(..limits.fields_max).ok_or(Reject::TooManyFields)?;
         let mut request = httparse::Request::new(&mut []);
-        let parsed = httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut request, text, storage);
+        let parsed = httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut request, text, headers);
         let head_bytes = match parsed {
             Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
             Ok(httparse::Status::Partial) => return partial(text, bytes.len(), limits),
@@ -125,7 +131,8 @@ impl<'a> RequestHead<'a> {
             return Err(Reject::TargetTooLong);
         }
         let version = if version == 0 { Version::Http10 } else { Version::Http11 };
-        let head = RequestHead::understand(method, target, version, request.headers)?;
+        let fields = Fields::new(request.headers, &mut storage.meanings);
+        let head = RequestHead::understand(method, target, version, fields)?;
         Ok(Some((head, leading.saturating_add(head_bytes))))
     }
 
@@ -133,7 +140,7 @@ impl<'a> RequestHead<'a> {
         method: &'a str,
         target: &'a str,
         version: Version,
-        fields: &'a [Header<'a>],
+        fields: Fields<'a>,
     ) -> Result<RequestHead<'a>, Reject> {
         if method.len() > METHOD_BYTES_MAX {
             return Err(Reject::Malformed("the method is longer than 32 characters"));
@@ -156,8 +163,8 @@ impl<'a> RequestHead<'a> {
         };
         let mut declared = Declared::default();
         let (mut keys, mut expectations, mut names_websocket) = (0_u8, 0_u8, false);
-        for field in fields {
-            match Meaning::of(field.name) {
+        for (field, meaning) in fields.iter() {
+            match meaning {
                 Meaning::Host => {
                     let host =
                         Authority::parse(field.value).ok_or(Reject::Malformed("Host is not a host and a port"))?;
@@ -234,7 +241,7 @@ pub struct ResponseHead<'a> {
     /// HTTP/1.1 or 1.0.
     pub version: Version,
     /// All fields, in their order.
-    pub fields: &'a [Header<'a>],
+    pub fields: Fields<'a>,
     /// What the Connection fields say.
     pub options: ConnectionOptions,
     /// What the fields say about the body; the framing follows from the request too.
@@ -255,10 +262,10 @@ impl<'a> ResponseHead<'a> {
         limits: &Limits,
     ) -> Result<Option<(ResponseHead<'a>, usize)>, Fault> {
         let within = bytes.get(..limits.bytes_max).unwrap_or(bytes);
-        let storage = storage.get_mut(..limits.fields_max).ok_or(Fault("more fields than limits.fields"))?;
+        let headers = storage.headers.get_mut(..limits.fields_max).ok_or(Fault("more fields than limits.fields"))?;
         let mut response = httparse::Response::new(&mut []);
         let parsed =
-            httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, within, storage);
+            httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, within, headers);
         let head_bytes = match parsed {
             Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
             Ok(httparse::Status::Partial) if bytes.len() >= limits.bytes_max => {
@@ -278,7 +285,7 @@ impl<'a> ResponseHead<'a> {
             status,
             reason: response.reason.unwrap_or_default(),
             version: if version == 0 { Version::Http10 } else { Version::Http11 },
-            fields: response.headers,
+            fields: Fields::new(response.headers, &mut storage.meanings),
             options: ConnectionOptions::default(),
             declared: Declared::default(),
             upgrade_to_websocket: false,
@@ -299,8 +306,8 @@ impl<'a> ResponseHead<'a> {
         let mut accepts = 0_u8;
         // A 101 has no body, whatever its fields say, and nor does any other interim response: their lengths are dropped.
         let has_lengths = self.status >= 200;
-        for field in self.fields {
-            match Meaning::of(field.name) {
+        for (field, meaning) in self.fields.iter() {
+            match meaning {
                 Meaning::ContentLength if has_lengths => self.declared.note_length(field.value)?,
                 // In a response any case will do: it is written anew, so nobody reads it twice.
                 Meaning::TransferEncoding if has_lengths => {
