@@ -85,6 +85,57 @@ impl Meaning {
     }
 }
 
+/// A set of meanings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Meanings(u32);
+
+impl Meanings {
+    /// What is passed on to an upstream unless `Connection` names it. Of the others, we say ourselves what there is to say.
+    pub const OF_REQUESTS: Meanings =
+        Meanings::of(&[Meaning::Other, Meaning::ContentType, Meaning::WebSocketKey, Meaning::WebSocketAccept]);
+
+    /// What is passed on to a client unless `Connection` names it.
+    pub const OF_RESPONSES: Meanings = Meanings::of(&[
+        Meaning::Other,
+        Meaning::Host,
+        Meaning::Expect,
+        Meaning::MaxForwards,
+        Meaning::ContentType,
+        Meaning::WebSocketKey,
+        Meaning::WebSocketAccept,
+        Meaning::RealIp,
+        Meaning::ForwardedFor,
+        Meaning::ForwardedHost,
+        Meaning::ForwardedProto,
+        Meaning::Forwarded,
+    ]);
+
+    /// These.
+    pub const fn of(mut meanings: &[Meaning]) -> Meanings {
+        let mut all = Meanings(0);
+        while let [meaning, others @ ..] = meanings {
+            all.0 |= bit(*meaning);
+            meanings = others;
+        }
+        all
+    }
+
+    /// These, and those if that is so.
+    #[must_use]
+    pub const fn and_if(self, is_so: bool, those: Meanings) -> Meanings {
+        if is_so { Meanings(self.0 | those.0) } else { self }
+    }
+
+    /// Whether `meaning` is one of them.
+    pub const fn contains(self, meaning: Meaning) -> bool {
+        self.0 & bit(meaning) != 0
+    }
+}
+
+const fn bit(meaning: Meaning) -> u32 {
+    1_u32.wrapping_shl(meaning as u32)
+}
+
 /// Whether `name` is `known` when case does not count and `_` is read as `-`.
 fn folded_eq(name: &str, known: &str) -> bool {
     // A letter and its capital differ in one bit, and so do no two other characters that a known name has.
@@ -97,35 +148,61 @@ fn folded_eq(name: &str, known: &str) -> bool {
 }
 
 /// The fields of a head, in their order, each with what it is to a proxy.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Fields<'a> {
+    /// The head that they stand in, to its end.
+    head: &'a [u8],
     headers: &'a [Header<'a>],
-    meanings: &'a [Meaning],
+    meanings: &'a mut [Meaning],
 }
 
 impl<'a> Fields<'a> {
-    /// Finds out what each of `headers` is. `meanings` has room for as many.
-    pub fn new(headers: &'a [Header<'a>], meanings: &'a mut [Meaning]) -> Fields<'a> {
+    /// Finds out what each of the `headers` of a `head` is. `meanings` has room for as many.
+    pub fn new(head: &'a [u8], headers: &'a [Header<'a>], meanings: &'a mut [Meaning]) -> Fields<'a> {
         for (field, meaning) in headers.iter().zip(&mut *meanings) {
             *meaning = Meaning::of(field.name);
         }
-        Fields { headers, meanings }
+        Fields { head, headers, meanings }
+    }
+
+    /// Makes hop-by-hop what a Connection field names, if it is among these (RFC 9110, 7.6.1).
+    pub fn end_named(&mut self, among: Meanings) {
+        let headers = self.headers;
+        let is_named = |field: &Header<'_>| {
+            let connection = headers.iter().filter(|other| Meaning::of(other.name) == Meaning::Connection);
+            let mut named = connection.flat_map(|other| members(other.value));
+            named.any(|member| member.eq_ignore_ascii_case(field.name.as_bytes()))
+        };
+        for (field, meaning) in headers.iter().zip(&mut *self.meanings) {
+            if among.contains(*meaning) && is_named(field) {
+                *meaning = Meaning::HopByHop;
+            }
+        }
+    }
+
+    /// Whether all lines of the head end in CRLF. httparse takes a bare LF for the end of a line and lets none stand anywhere else,
+    /// so that all of them are in front of a field or of the end: a search for them would be a twentieth of all that a GET costs.
+    pub fn end_in_crlf(&self) -> bool {
+        let begins_a_line = |field: &Header<'_>| {
+            self.head.get(..offset(self.head, field.name.as_bytes())).is_some_and(|before| before.ends_with(b"\r\n"))
+        };
+        self.head.ends_with(b"\r\n\r\n") && self.headers.iter().all(begins_a_line)
     }
 
     /// Each field and its meaning.
-    pub fn iter(self) -> impl Iterator<Item = (&'a Header<'a>, Meaning)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&'a Header<'a>, Meaning)> {
         self.headers.iter().zip(self.meanings.iter().copied())
     }
 
     /// The values of the fields that mean this.
-    pub fn values(self, meaning: Meaning) -> impl Iterator<Item = &'a [u8]> {
+    pub fn values(&self, meaning: Meaning) -> impl Iterator<Item = &'a [u8]> {
         self.iter().filter(move |(_, found)| *found == meaning).map(|(field, _)| field.value)
     }
+}
 
-    /// Whether a `Connection` field names the field `name`, which then ends here.
-    pub fn named_by_connection(self, name: &str) -> bool {
-        self.values(Meaning::Connection).flat_map(members).any(|member| member.eq_ignore_ascii_case(name.as_bytes()))
-    }
+/// Where in `head` a part of it begins.
+fn offset(head: &[u8], part: &[u8]) -> usize {
+    part.as_ptr().addr().wrapping_sub(head.as_ptr().addr())
 }
 
 /// The members of a comma-separated list (RFC 9110, 5.6.1), without the white space around them; empty ones are skipped.
@@ -142,7 +219,7 @@ pub struct ConnectionOptions {
     pub keep_alive: bool,
     /// `upgrade`.
     pub upgrade: bool,
-    /// Names of further fields: see [`Fields::named_by_connection`].
+    /// Names of further fields.
     pub others: bool,
 }
 

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use httparse::Header;
 
-use crate::http::field::{ConnectionOptions, Fields, Meaning};
+use crate::http::field::{Fields, Meaning, Meanings};
 use crate::http::framing::Framing;
 use crate::http::head::{RequestHead, ResponseHead, Version};
 
@@ -29,28 +29,10 @@ pub fn request(head: &RequestHead<'_>, forwarding: &Forwarding<'_>, out: &mut Ve
     put(out, &[head.method, " ", slash, rest, " HTTP/1.1\r\nHost: "]);
     out.extend_from_slice(head.authority.map_or(b"", |authority| authority.text));
     put(out, &["\r\n"]);
-    let mut told = Told::default();
-    let said = |told: &mut bool| {
-        *told = forwarding.trusted;
-        forwarding.trusted
-    };
-    for (field, meaning) in head.fields.iter() {
-        let is_passed_on = match meaning {
-            Meaning::Other | Meaning::ContentType | Meaning::WebSocketKey | Meaning::WebSocketAccept => {
-                !ends_here(field, head.fields, head.options)
-            }
-            Meaning::Expect => head.expects_continue,
-            // Connection cannot name these: we would have set them if the client had not.
-            Meaning::RealIp => said(&mut told.real_ip),
-            Meaning::ForwardedHost => said(&mut told.host),
-            Meaning::ForwardedProto => said(&mut told.proto),
-            Meaning::Forwarded => forwarding.trusted,
-            _ => false,
-        };
-        if is_passed_on {
-            put_field(out, field);
-        }
-    }
+    let passed_on = Meanings::OF_REQUESTS
+        .and_if(head.expects_continue, Meanings::of(&[Meaning::Expect]))
+        .and_if(forwarding.trusted, SAID_BY_TRUSTED);
+    put_fields(&head.fields, passed_on, out);
     match head.framing {
         Framing::Length(bytes) => put_length(out, bytes),
         Framing::Chunked(_) => put(out, &["Transfer-Encoding: chunked\r\n"]),
@@ -66,20 +48,17 @@ pub fn request(head: &RequestHead<'_>, forwarding: &Forwarding<'_>, out: &mut Ve
     if head.asks_for_websocket {
         put(out, &["Connection: Upgrade\r\nUpgrade: websocket\r\n"]);
     }
-    put_origin_of(head, forwarding, told, out);
+    put_origin_of(head, forwarding, out);
     put(out, &["\r\n"]);
 }
 
-/// Which forwarding fields a trusted client has said itself.
-#[derive(Default)]
-struct Told {
-    real_ip: bool,
-    host: bool,
-    proto: bool,
-}
+/// What is passed on of a trusted client, too. Connection cannot name these: we would have set them if the client had not.
+const SAID_BY_TRUSTED: Meanings =
+    Meanings::of(&[Meaning::RealIp, Meaning::ForwardedHost, Meaning::ForwardedProto, Meaning::Forwarded]);
 
-fn put_origin_of(head: &RequestHead<'_>, forwarding: &Forwarding<'_>, told: Told, out: &mut Vec<u8>) {
-    if let Some(client) = forwarding.client.filter(|_| !told.real_ip) {
+fn put_origin_of(head: &RequestHead<'_>, forwarding: &Forwarding<'_>, out: &mut Vec<u8>) {
+    let said = |meaning| forwarding.trusted && head.fields.values(meaning).next().is_some();
+    if let Some(client) = forwarding.client.filter(|_| !said(Meaning::RealIp)) {
         put(out, &["X-Real-IP: "]);
         put_ip(out, client);
         put(out, &["\r\n"]);
@@ -100,10 +79,12 @@ fn put_origin_of(head: &RequestHead<'_>, forwarding: &Forwarding<'_>, told: Told
         }
         put(out, &["\r\n"]);
     }
-    if !told.proto {
+    if !said(Meaning::ForwardedProto) {
         put(out, &["X-Forwarded-Proto: http\r\n"]);
     }
-    if let Some(authority) = head.authority.filter(|authority| !told.host && !authority.text.is_empty()) {
+    if let Some(authority) = head.authority.filter(|authority| !authority.text.is_empty())
+        && !said(Meaning::ForwardedHost)
+    {
         put(out, &["X-Forwarded-Host: "]);
         out.extend_from_slice(authority.text);
         put(out, &["\r\n"]);
@@ -126,15 +107,8 @@ pub fn response(head: &ResponseHead<'_>, returning: &Returning<'_>, out: &mut Ve
     put_status(head, returning.version, out);
     // 426 without Upgrade would not say to what (RFC 9110, 15.5.22); in HTTP/1.0 it says nothing anyway (7.8).
     let asks_to_upgrade = head.status == 426 && returning.version == Version::Http11;
-    for (field, meaning) in head.fields.iter() {
-        match meaning {
-            Meaning::Upgrade if asks_to_upgrade => put_field(out, field),
-            Meaning::Connection | Meaning::HopByHop | Meaning::Upgrade => continue,
-            Meaning::ContentLength | Meaning::TransferEncoding | Meaning::Alias => continue,
-            _ if ends_here(field, head.fields, head.options) => continue,
-            _ => put_field(out, field),
-        }
-    }
+    let passed_on = Meanings::OF_RESPONSES.and_if(asks_to_upgrade, Meanings::of(&[Meaning::Upgrade]));
+    put_fields(&head.fields, passed_on, out);
     match (returning.framing, head.declared.length) {
         (Framing::Length(bytes), _) => put_length(out, *bytes),
         (Framing::Chunked(_), _) => put(out, &["Transfer-Encoding: chunked\r\n"]),
@@ -156,21 +130,8 @@ pub fn response(head: &ResponseHead<'_>, returning: &Returning<'_>, out: &mut Ve
 /// Appends `head`, a 101 that has been checked, to `out` as it goes to the client.
 pub fn switching(head: &ResponseHead<'_>, out: &mut Vec<u8>) {
     put_status(head, Version::Http11, out);
-    for (field, meaning) in head.fields.iter() {
-        let is_passed_on = match meaning {
-            Meaning::Connection | Meaning::HopByHop | Meaning::Upgrade => false,
-            Meaning::ContentLength | Meaning::TransferEncoding | Meaning::Alias => false,
-            _ => !ends_here(field, head.fields, head.options),
-        };
-        if is_passed_on {
-            put_field(out, field);
-        }
-    }
+    put_fields(&head.fields, Meanings::OF_RESPONSES, out);
     put(out, &["Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"]);
-}
-
-fn ends_here(field: &Header<'_>, fields: Fields<'_>, options: ConnectionOptions) -> bool {
-    options.others && fields.named_by_connection(field.name)
 }
 
 fn put_status(head: &ResponseHead<'_>, version: Version, out: &mut Vec<u8>) {
@@ -184,6 +145,13 @@ fn put_length(out: &mut Vec<u8>, bytes: u64) {
     put(out, &["Content-Length: "]);
     put_number(out, bytes);
     put(out, &["\r\n"]);
+}
+
+/// Appends the fields that are `passed_on`, in their order.
+fn put_fields(fields: &Fields<'_>, passed_on: Meanings, out: &mut Vec<u8>) {
+    for (field, _) in fields.iter().filter(|(_, meaning)| passed_on.contains(*meaning)) {
+        put_field(out, field);
+    }
 }
 
 fn put_field(out: &mut Vec<u8>, field: &Header<'_>) {

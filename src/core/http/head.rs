@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 
 use httparse::Header;
 
-use crate::http::field::{ConnectionOptions, Fields, Meaning};
+use crate::http::field::{ConnectionOptions, Fields, Meaning, Meanings};
 use crate::http::framing::{Declared, Framing};
 use crate::http::reject::{Fault, Reject};
 use crate::http::target::{Authority, Target};
@@ -121,7 +121,9 @@ impl<'a> RequestHead<'a> {
             Err(httparse::Error::TooManyHeaders) => return Err(Reject::TooManyFields),
             Err(error) => return Err(Reject::Malformed(in_words(error))),
         };
-        if !lines_end_in_crlf(text.get(..head_bytes).unwrap_or_default(), request.headers) {
+        let text = text.get(..head_bytes).unwrap_or_default();
+        let fields = Fields::new(text, request.headers, &mut storage.meanings);
+        if !fields.end_in_crlf() {
             return Err(BARE_LF);
         }
         let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
@@ -131,7 +133,6 @@ impl<'a> RequestHead<'a> {
             return Err(Reject::TargetTooLong);
         }
         let version = if version == 0 { Version::Http10 } else { Version::Http11 };
-        let fields = Fields::new(request.headers, &mut storage.meanings);
         let head = RequestHead::understand(method, target, version, fields)?;
         Ok(Some((head, leading.saturating_add(head_bytes))))
     }
@@ -163,7 +164,7 @@ impl<'a> RequestHead<'a> {
         };
         let mut declared = Declared::default();
         let (mut keys, mut expectations, mut names_websocket) = (0_u8, 0_u8, false);
-        for (field, meaning) in fields.iter() {
+        for (field, meaning) in head.fields.iter() {
             match meaning {
                 Meaning::Host => {
                     let host =
@@ -190,6 +191,9 @@ impl<'a> RequestHead<'a> {
                 Meaning::MaxForwards => head.max_forwards = number(field.value),
                 _ => {}
             }
+        }
+        if head.options.others {
+            head.fields.end_named(Meanings::OF_REQUESTS);
         }
         match (head.authority, version) {
             (None, Version::Http11) => return Err(Reject::Malformed("Host is missing")),
@@ -285,7 +289,7 @@ impl<'a> ResponseHead<'a> {
             status,
             reason: response.reason.unwrap_or_default(),
             version: if version == 0 { Version::Http10 } else { Version::Http11 },
-            fields: Fields::new(response.headers, &mut storage.meanings),
+            fields: Fields::new(within.get(..head_bytes).unwrap_or_default(), response.headers, &mut storage.meanings),
             options: ConnectionOptions::default(),
             declared: Declared::default(),
             upgrade_to_websocket: false,
@@ -325,6 +329,9 @@ impl<'a> ResponseHead<'a> {
                 }
                 _ => {}
             }
+        }
+        if self.options.others {
+            self.fields.end_named(Meanings::OF_RESPONSES);
         }
         Ok(())
     }
@@ -391,16 +398,6 @@ fn other_version<T>(text: &[u8], arrived: usize, limits: &Limits) -> Result<Opti
 
 /// RFC 9112, 2.2, lets a recipient take a bare LF for a line end; not all do, so it has two readings.
 const BARE_LF: Reject = Reject::Malformed("a line that does not end in CRLF");
-
-/// Whether the lines of a whole `head` end in CRLF. httparse forgives a bare LF as the end of a line and lets none stand anywhere else,
-/// so that all of them are in front of a field or of the end: a search for them would be a twentieth of all that a GET costs.
-fn lines_end_in_crlf(head: &[u8], fields: &[Header<'_>]) -> bool {
-    let begins_a_line = |field: &Header<'_>| {
-        let at = field.name.as_ptr().addr().wrapping_sub(head.as_ptr().addr());
-        head.get(..at).is_some_and(|before| before.ends_with(b"\r\n"))
-    };
-    head.ends_with(b"\r\n\r\n") && fields.iter().all(begins_a_line)
-}
 
 /// Refuses the beginning of a head if one of its lines ends in a bare LF.
 fn refuse_bare_lf(text: &[u8]) -> Result<(), Reject> {
