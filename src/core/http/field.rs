@@ -1,5 +1,7 @@
 //! Field names that mean something to a proxy, comma lists, and connection options.
 
+use std::ops::Range;
+
 use httparse::Header;
 
 /// What a field is to a proxy.
@@ -178,6 +180,21 @@ impl<'a> Fields<'a> {
                 *meaning = Meaning::HopByHop;
             }
         }
+    }
+
+    /// Where in the head the line of `field` is, if it is the name, a colon and a blank, the value, CRLF, and nothing else.
+    pub fn plain_line(&self, field: &Header<'_>) -> Option<Range<usize>> {
+        let value_at = offset(self.head, field.value);
+        let value_end = value_at.wrapping_add(field.value.len());
+        // Between its name and its value, httparse lets nothing stand but the colon and, behind it, blanks and tabs.
+        let is_plain = self.head.get(..value_at).is_some_and(|before| before.ends_with(b": "))
+            && self.head.get(value_end..).is_some_and(|behind| behind.starts_with(b"\r\n"));
+        is_plain.then_some(offset(self.head, field.name.as_bytes())..value_end.wrapping_add(2))
+    }
+
+    /// What stands `at` a place of the head.
+    pub fn text(&self, at: Range<usize>) -> &'a [u8] {
+        self.head.get(at).unwrap_or_default()
     }
 
     /// Whether all lines of the head end in CRLF. httparse takes a bare LF for the end of a line and lets none stand anywhere else,

@@ -1,7 +1,8 @@
 //! A head rewritten for the next hop (RFC 9110, 7.6).
 //!
 //! What is passed on is written anew from what was understood, never copied blindly: framing fields say the one thing that
-//! we read in them, hop-by-hop fields end here, and what we say about the client cannot have been said by the client.
+//! we read in them, hop-by-hop fields end here, and what we say about the client cannot have been said by the client. Of all other fields,
+//! lines are copied that were read as holding just what would be written.
 
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -147,11 +148,23 @@ fn put_length(out: &mut Vec<u8>, bytes: u64) {
     put(out, &["\r\n"]);
 }
 
-/// Appends the fields that are `passed_on`, in their order.
+/// Appends the fields that are `passed_on`, in their order, each as `name: value`. Lines that came just so, side by side, are copied at once.
 fn put_fields(fields: &Fields<'_>, passed_on: Meanings, out: &mut Vec<u8>) {
+    let mut run = 0..0;
     for (field, _) in fields.iter().filter(|(_, meaning)| passed_on.contains(*meaning)) {
-        put_field(out, field);
+        match fields.plain_line(field) {
+            Some(line) if run.is_empty() => run = line,
+            Some(line) if line.start == run.end => run.end = line.end,
+            line => {
+                out.extend_from_slice(fields.text(run));
+                if line.is_none() {
+                    put_field(out, field);
+                }
+                run = line.unwrap_or_default();
+            }
+        }
     }
+    out.extend_from_slice(fields.text(run));
 }
 
 fn put_field(out: &mut Vec<u8>, field: &Header<'_>) {
@@ -235,6 +248,37 @@ mod tests {
             forwarded("GET /x HTTP/1.1\r\nUser-Agent: u\r\nHost: a\r\nAccept:   */*  \r\n\r\n", false),
             format!("GET /x HTTP/1.1\r\nHost: a\r\nUser-Agent: u\r\nAccept: */*\r\n{OURS}")
         );
+    }
+
+    /// Lines that may be copied as they are, and lines that must not.
+    const LINES: [&str; 8] =
+        ["A: a\r\n", "B:b\r\n", "C: \r\n", "D:\r\n", "E:\te\r\n", "F: f \r\n", "G:  g\r\n", "TE: t\r\n"];
+
+    /// What is left of them.
+    fn written_anew(line: &str) -> String {
+        let (name, value) = line.split_once(':').unwrap();
+        if name == "TE" { String::new() } else { format!("{name}: {}\r\n", value.trim()) }
+    }
+
+    #[test]
+    fn a_line_is_copied_only_if_it_stands_as_it_would_be_written() {
+        for lines in (0..8 * 8 * 8).map(|n| [LINES[n / 64], LINES[n / 8 % 8], LINES[n % 8]]) {
+            let expected = lines.map(written_anew).concat();
+            let came = lines.concat();
+            assert_eq!(
+                forwarded(&format!("GET / HTTP/1.1\r\nHost: a\r\n{came}\r\n"), false),
+                format!("GET / HTTP/1.1\r\nHost: a\r\n{expected}{OURS}")
+            );
+            for (came, end) in
+                [(came.as_str(), "\r\n"), (&came.replace('\r', ""), "\n"), (&came.replacen('\r', "", 1), "\n")]
+            {
+                assert_eq!(
+                    returned(&format!("HTTP/1.1 200 OK{end}{came}{end}"), Version::Http11, Framing::UntilClose, true),
+                    format!("HTTP/1.1 200 OK\r\n{expected}\r\n"),
+                    "{came:?}"
+                );
+            }
+        }
     }
 
     #[test]
