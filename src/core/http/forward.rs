@@ -136,10 +136,12 @@ pub fn switching(head: &ResponseHead<'_>, out: &mut Vec<u8>) {
 }
 
 fn put_status(head: &ResponseHead<'_>, version: Version, out: &mut Vec<u8>) {
-    put(out, &[version.as_str(), " "]);
+    put(out, &[version.as_str()]);
     // Of three digits, as every head that exists has.
-    put_number(out, head.status.into());
-    put(out, &[" ", head.reason, "\r\n"]);
+    let [hundreds, tens, ones] =
+        [head.status / 100, head.status / 10 % 10, head.status % 10].map(|digit| b'0' | digit as u8);
+    out.extend_from_slice(&[b' ', hundreds, tens, ones, b' ']);
+    put(out, &[head.reason, "\r\n"]);
 }
 
 fn put_length(out: &mut Vec<u8>, bytes: u64) {
