@@ -58,15 +58,17 @@ const SAID_BY_TRUSTED: Meanings =
     Meanings::of(&[Meaning::RealIp, Meaning::ForwardedHost, Meaning::ForwardedProto, Meaning::Forwarded]);
 
 fn put_origin_of(head: &RequestHead<'_>, forwarding: &Forwarding<'_>, out: &mut Vec<u8>) {
+    let mut room = IP_ROOM;
+    let client = forwarding.client.map(|ip| ip_text(ip, &mut room));
     let said = |meaning| forwarding.trusted && head.fields.values(meaning).next().is_some();
-    if let Some(client) = forwarding.client.filter(|_| !said(Meaning::RealIp)) {
+    if let Some(client) = client.filter(|_| !said(Meaning::RealIp)) {
         put(out, &["X-Real-IP: "]);
-        put_ip(out, client);
+        out.extend_from_slice(client);
         put(out, &["\r\n"]);
     }
     let before = head.fields.values(Meaning::ForwardedFor).filter(|_| forwarding.trusted);
     let mut hops = before.map(<[u8]>::trim_ascii).filter(|value| !value.is_empty()).peekable();
-    if hops.peek().is_some() || forwarding.client.is_some() {
+    if hops.peek().is_some() || client.is_some() {
         put(out, &["X-Forwarded-For: "]);
         let mut separator = "";
         for hop in hops {
@@ -74,9 +76,9 @@ fn put_origin_of(head: &RequestHead<'_>, forwarding: &Forwarding<'_>, out: &mut 
             out.extend_from_slice(hop);
             separator = ", ";
         }
-        if let Some(client) = forwarding.client {
+        if let Some(client) = client {
             put(out, &[separator]);
-            put_ip(out, client);
+            out.extend_from_slice(client);
         }
         put(out, &["\r\n"]);
     }
@@ -191,26 +193,40 @@ fn put_number(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(digits.get(digits.len().saturating_sub(used)..).unwrap_or_default());
 }
 
-fn put_ip(out: &mut Vec<u8>, ip: IpAddr) {
+/// Room for the longest address.
+const IP_ROOM: [u8; 45] = *b"ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255";
+
+/// `ip` as text, in `room`.
+fn ip_text(ip: IpAddr, room: &mut [u8; IP_ROOM.len()]) -> &[u8] {
+    let mut free = room.as_mut_slice();
     match ip {
         IpAddr::V4(ip) => {
+            let mut slots = free.iter_mut();
+            let mut put = |byte| {
+                if let Some(slot) = slots.next() {
+                    *slot = byte;
+                }
+            };
             for (place, octet) in ip.octets().into_iter().enumerate() {
                 if place > 0 {
-                    out.push(b'.');
+                    put(b'.');
                 }
                 if octet >= 100 {
-                    out.push(b'0' | (octet / 100));
+                    put(b'0' | (octet / 100));
                 }
                 if octet >= 10 {
-                    out.push(b'0' | (octet / 10 % 10));
+                    put(b'0' | (octet / 10 % 10));
                 }
-                out.push(b'0' | (octet % 10));
+                put(b'0' | (octet % 10));
             }
+            free = slots.into_slice();
         }
         IpAddr::V6(ip) => {
-            let _ = write!(out, "{ip}");
+            let _ = write!(free, "{ip}");
         }
     }
+    let used = IP_ROOM.len().saturating_sub(free.len());
+    room.get(..used).unwrap_or_default()
 }
 
 fn put(out: &mut Vec<u8>, parts: &[&str]) {
@@ -354,10 +370,16 @@ mod tests {
             put_number(&mut out, number);
             assert_eq!(String::from_utf8(out).unwrap(), number.to_string());
         }
-        for ip in ["0.0.0.0", "255.10.100.9", "::1", "2001:db8::ff00:42:8329"] {
-            let mut out = Vec::new();
-            put_ip(&mut out, ip.parse().unwrap());
-            assert_eq!(String::from_utf8(out).unwrap(), ip);
+        for ip in [
+            "0.0.0.0",
+            "255.10.100.9",
+            "255.255.255.255",
+            "::1",
+            "2001:db8::ff00:42:8329",
+            "::ffff:192.168.255.255",
+            "1111:2222:3333:4444:5555:6666:7777:8888",
+        ] {
+            assert_eq!(ip_text(ip.parse().unwrap(), &mut IP_ROOM.clone()), ip.as_bytes());
         }
     }
 
