@@ -243,16 +243,24 @@ pub struct ConnectionOptions {
 impl ConnectionOptions {
     /// Takes note of one more `Connection` field.
     pub fn note(&mut self, value: &[u8]) {
-        for member in members(value) {
-            if member.eq_ignore_ascii_case(b"close") {
-                self.close = true;
-            } else if member.eq_ignore_ascii_case(b"keep-alive") {
-                self.keep_alive = true;
-            } else if member.eq_ignore_ascii_case(b"upgrade") {
-                self.upgrade = true;
-            } else {
-                self.others = true;
-            }
+        match value {
+            // What nearly all say, and nothing beside.
+            b"keep-alive" => self.keep_alive = true,
+            b"close" => self.close = true,
+            b"Upgrade" => self.upgrade = true,
+            list => members(list).for_each(|member| self.note_member(member)),
+        }
+    }
+
+    fn note_member(&mut self, member: &[u8]) {
+        if member.eq_ignore_ascii_case(b"close") {
+            self.close = true;
+        } else if member.eq_ignore_ascii_case(b"keep-alive") {
+            self.keep_alive = true;
+        } else if member.eq_ignore_ascii_case(b"upgrade") {
+            self.upgrade = true;
+        } else {
+            self.others = true;
         }
     }
 }
@@ -321,6 +329,16 @@ mod tests {
     fn lists_lose_their_white_space_and_empty_members() {
         let told: Vec<_> = members(b" a ,, b\t,c d,").collect();
         assert_eq!(told, [b"a".as_slice(), b"b", b"c d"]);
+    }
+
+    #[test]
+    fn an_option_alone_is_what_it_is_in_a_list() {
+        for option in ["close", "Close", "keep-alive", "Keep-Alive", "upgrade", "Upgrade", "x", ""] {
+            let (mut alone, mut listed) = (ConnectionOptions::default(), ConnectionOptions::default());
+            alone.note(option.as_bytes());
+            listed.note(format!(",{option} ,").as_bytes());
+            assert_eq!(alone, listed, "{option}");
+        }
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl Handshake {
 
 /// Whether `websocket` is among the members of an Upgrade field. A version (`websocket/13`) is not asked for by any RFC.
 pub fn names_websocket(value: &[u8]) -> bool {
-    members(value).any(|member| member.eq_ignore_ascii_case(b"websocket"))
+    value == b"websocket" || members(value).any(|member| member.eq_ignore_ascii_case(b"websocket"))
 }
 
 #[cfg(test)]
