@@ -133,16 +133,6 @@ impl<'a> RequestHead<'a> {
             return Err(Reject::TargetTooLong);
         }
         let version = if version == 0 { Version::Http10 } else { Version::Http11 };
-        let head = RequestHead::understand(method, target, version, fields)?;
-        Ok(Some((head, leading.saturating_add(head_bytes))))
-    }
-
-    fn understand(
-        method: &'a str,
-        target: &'a str,
-        version: Version,
-        fields: Fields<'a>,
-    ) -> Result<RequestHead<'a>, Reject> {
         if method.len() > METHOD_BYTES_MAX {
             return Err(Reject::Malformed("the method is longer than 32 characters"));
         }
@@ -162,56 +152,61 @@ impl<'a> RequestHead<'a> {
             expects_continue: false,
             max_forwards: None,
         };
+        head.understand()?;
+        Ok(Some((head, leading.saturating_add(head_bytes))))
+    }
+
+    fn understand(&mut self) -> Result<(), Reject> {
         let mut declared = Declared::default();
         let (mut keys, mut expectations, mut names_websocket) = (0_u8, 0_u8, false);
-        for (field, meaning) in head.fields.iter() {
+        for (field, meaning) in self.fields.iter() {
             match meaning {
                 Meaning::Host => {
                     let host =
                         Authority::parse(field.value).ok_or(Reject::Malformed("Host is not a host and a port"))?;
-                    if head.authority.replace(host).is_some() {
+                    if self.authority.replace(host).is_some() {
                         return Err(Reject::Malformed("Host stands twice"));
                     }
                 }
                 Meaning::ContentLength => declared.note_length(field.value)?,
                 Meaning::TransferEncoding => declared.note_coding(field.value)?,
-                Meaning::Connection => head.options.note(field.value),
+                Meaning::Connection => self.options.note(field.value),
                 Meaning::Upgrade => names_websocket |= upgrade::names_websocket(field.value),
                 Meaning::WebSocketKey => {
                     keys = keys.saturating_add(1);
-                    head.websocket_key = Some(field.value).filter(|_| keys == 1);
+                    self.websocket_key = Some(field.value).filter(|_| keys == 1);
                 }
                 Meaning::Expect => {
                     expectations = expectations.saturating_add(1);
-                    head.expects_continue = field.value.eq_ignore_ascii_case(b"100-continue");
-                    if expectations > 1 || !head.expects_continue {
+                    self.expects_continue = field.value.eq_ignore_ascii_case(b"100-continue");
+                    if expectations > 1 || !self.expects_continue {
                         return Err(Reject::Expectation);
                     }
                 }
-                Meaning::MaxForwards => head.max_forwards = number(field.value),
+                Meaning::MaxForwards => self.max_forwards = number(field.value),
                 _ => {}
             }
         }
-        if head.options.others {
-            head.fields.end_named(Meanings::OF_REQUESTS);
+        if self.options.others {
+            self.fields.end_named(Meanings::OF_REQUESTS);
         }
-        match (head.authority, version) {
+        match (self.authority, self.version) {
             (None, Version::Http11) => return Err(Reject::Malformed("Host is missing")),
-            (Some(host), _) if host.text.is_empty() && head.target.authority.is_some() => {
+            (Some(host), _) if host.text.is_empty() && self.target.authority.is_some() => {
                 return Err(Reject::Malformed("Host is empty"));
             }
             _ => {}
         }
-        head.authority = head.target.authority.or(head.authority);
-        head.framing = declared.of_request(version)?;
-        head.asks_for_websocket =
-            names_websocket && head.options.upgrade && method == "GET" && version == Version::Http11;
-        if head.asks_for_websocket && head.framing != Framing::None {
+        self.authority = self.target.authority.or(self.authority);
+        self.framing = declared.of_request(self.version)?;
+        self.asks_for_websocket =
+            names_websocket && self.options.upgrade && self.method == "GET" && self.version == Version::Http11;
+        if self.asks_for_websocket && self.framing != Framing::None {
             return Err(Reject::Malformed("a WebSocket handshake with a body"));
         }
         // An expectation without a body, or in HTTP/1.0, has nothing to wait for (RFC 9110, 10.1.1).
-        head.expects_continue &= head.framing != Framing::None && version == Version::Http11;
-        Ok(head)
+        self.expects_continue &= self.framing != Framing::None && self.version == Version::Http11;
+        Ok(())
     }
 
     /// Whether the client means to send another request on this connection (RFC 9112, 9.3).
