@@ -56,7 +56,7 @@ impl Meaning {
             is_usual || folded_eq(name, usual)
         };
         // Length and first letter tell nearly all names apart at once.
-        let first = name.bytes().next().unwrap_or_default().to_ascii_lowercase();
+        let first = name.bytes().next().unwrap_or_default() | 0x20;
         let meaning = match (name.len(), first) {
             (2, b't') if is("TE") => HopByHop,
             (4, b'h') if is("Host") => Host,
@@ -139,6 +139,8 @@ const fn bit(meaning: Meaning) -> u32 {
 }
 
 /// Whether `name` is `known` when case does not count and `_` is read as `-`.
+#[cold]
+#[inline(never)]
 fn folded_eq(name: &str, known: &str) -> bool {
     // A letter and its capital differ in one bit, and so do no two other characters that a known name has.
     let is_same = |(ours, theirs): (u8, u8)| match theirs {
