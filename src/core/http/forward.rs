@@ -66,20 +66,18 @@ fn put_origin_of(head: &RequestHead<'_>, forwarding: &Forwarding<'_>, out: &mut 
         out.extend_from_slice(client);
         put(out, &["\r\n"]);
     }
-    let before = head.fields.values(Meaning::ForwardedFor).filter(|_| forwarding.trusted);
-    let mut hops = before.map(<[u8]>::trim_ascii).filter(|value| !value.is_empty()).peekable();
-    if hops.peek().is_some() || client.is_some() {
-        put(out, &["X-Forwarded-For: "]);
-        let mut separator = "";
-        for hop in hops {
-            put(out, &[separator]);
-            out.extend_from_slice(hop);
-            separator = ", ";
-        }
-        if let Some(client) = client {
-            put(out, &[separator]);
-            out.extend_from_slice(client);
-        }
+    let mut in_front = "X-Forwarded-For: ";
+    let mut put_hop = |hop: &[u8]| {
+        put(out, &[in_front]);
+        out.extend_from_slice(hop);
+        in_front = ", ";
+    };
+    if forwarding.trusted {
+        let hops = head.fields.values(Meaning::ForwardedFor).map(<[u8]>::trim_ascii);
+        hops.filter(|hop| !hop.is_empty()).for_each(&mut put_hop);
+    }
+    client.into_iter().for_each(put_hop);
+    if in_front == ", " {
         put(out, &["\r\n"]);
     }
     if !said(Meaning::ForwardedProto) {
@@ -249,9 +247,12 @@ mod tests {
     use crate::http::head::{Limits, empty_fields};
 
     fn forwarded(text: &str, trusted: bool) -> String {
+        forwarded_for(Some("192.0.2.7".parse().unwrap()), text, trusted)
+    }
+
+    fn forwarded_for(client: Option<IpAddr>, text: &str, trusted: bool) -> String {
         let mut storage = empty_fields();
         let (head, _) = RequestHead::parse(text.as_bytes(), &mut storage, &Limits::default()).unwrap().unwrap();
-        let client = Some("192.0.2.7".parse().unwrap());
         let mut out = Vec::new();
         request(&head, &Forwarding { target: ("", &head.target.path_and_query), client, trusted }, &mut out);
         String::from_utf8(out).unwrap()
@@ -329,6 +330,20 @@ mod tests {
             forwarded("GET / HTTP/1.1\r\nHost: a\r\n\r\n", true),
             format!("GET / HTTP/1.1\r\nHost: a\r\n{OURS}")
         );
+    }
+
+    #[test]
+    fn a_client_without_an_address_adds_none() {
+        let ours = "X-Forwarded-Proto: http\r\nX-Forwarded-Host: a\r\n\r\n";
+        let start = "GET / HTTP/1.1\r\nHost: a\r\n";
+        for trusted in [false, true] {
+            for said in ["", "X-Forwarded-For: \r\n"] {
+                let text = format!("{start}{said}\r\n");
+                assert_eq!(forwarded_for(None, &text, trusted), format!("{start}{ours}"), "{said}{trusted}");
+            }
+        }
+        let text = format!("{start}X-Forwarded-For: 1.1.1.1\r\nX-Forwarded-For: 2.2.2.2\r\n\r\n");
+        assert_eq!(forwarded_for(None, &text, true), format!("{start}X-Forwarded-For: 1.1.1.1, 2.2.2.2\r\n{ours}"));
     }
 
     #[test]
