@@ -348,6 +348,9 @@ fn number(value: &[u8]) -> Option<u32> {
 
 /// How many bytes of empty lines stand before a request line.
 fn leading_empty_lines(bytes: &[u8]) -> Result<usize, Reject> {
+    if !matches!(bytes, [b'\r' | b'\n', ..]) {
+        return Ok(0);
+    }
     let mut rest = bytes;
     for _ in 0..LEADING_EMPTY_LINES_MAX {
         match rest.strip_prefix(b"\r\n") {
