@@ -1,4 +1,4 @@
-//! Field names that mean something to a proxy, comma lists, and connection options.
+//! The fields of a head and what they mean to a proxy, comma lists, and connection options.
 
 use std::ops::Range;
 

@@ -150,7 +150,8 @@ fn put_length(out: &mut Vec<u8>, bytes: u64) {
     put(out, &["\r\n"]);
 }
 
-/// Appends the fields that are `passed_on`, in their order, each as `name: value`. Lines that came just so, side by side, are copied at once.
+/// Appends the fields that are `passed_on`, in their order, each as `name: value`. Lines that came just so, side by side, are copied at
+/// once.
 fn put_fields(fields: &Fields<'_>, passed_on: Meanings, out: &mut Vec<u8>) {
     let mut run = 0..0;
     for (field, _) in fields.iter().filter(|(_, meaning)| passed_on.contains(*meaning)) {
