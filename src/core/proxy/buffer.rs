@@ -75,6 +75,16 @@ impl Buffer {
         self.slice(self.cleared, self.end)
     }
 
+    /// How many bytes are [`leaving`](Buffer::leaving).
+    pub fn leaving_bytes(&self) -> usize {
+        self.cleared - self.sent
+    }
+
+    /// How many bytes are [`pending`](Buffer::pending).
+    pub fn pending_bytes(&self) -> usize {
+        self.end - self.cleared
+    }
+
     /// Room for at least one more read, as far as there is any: moves the content to the front when the end is reached.
     pub fn room(&mut self) -> &mut [u8] {
         if self.is_empty() {
@@ -93,12 +103,12 @@ impl Buffer {
 
     /// Lets the next `n` pending bytes leave.
     pub fn clear(&mut self, n: usize) {
-        self.cleared = self.end.min(self.cleared + n);
+        self.cleared += n.min(self.pending_bytes());
     }
 
     /// Takes note that `n` bytes have left; unless they are held, their room is free.
     pub fn left(&mut self, n: usize, held: bool) {
-        self.sent = self.cleared.min(self.sent + n);
+        self.sent += n.min(self.leaving_bytes());
         if !held {
             self.start = self.sent;
         }
@@ -120,9 +130,14 @@ impl Buffer {
         self.end = self.cleared;
     }
 
-    /// Drops everything pending behind its first `keep` bytes.
-    pub fn truncate_pending(&mut self, keep: usize) {
-        self.end = self.end.min(self.cleared + keep);
+    /// Drops everything pending.
+    pub fn drop_pending(&mut self) {
+        self.end = self.cleared;
+    }
+
+    /// Drops what may leave, and what was held.
+    pub fn drop_leaving(&mut self) {
+        (self.start, self.sent) = (self.cleared, self.cleared);
     }
 
     /// Puts `with` in the place of the first `n` pending bytes, and lets it leave.

@@ -181,7 +181,7 @@ impl Exchange {
 
     /// A body that comes without waiting for its 100 is held back no longer.
     fn note_early_body(&mut self, flow: &Flow) {
-        self.holds_body_back &= flow.pending().is_empty();
+        self.holds_body_back &= !flow.has_pending();
     }
 
     /// Lets as much of the request's body leave as has arrived.
@@ -199,9 +199,9 @@ impl Exchange {
     /// sense, the connection is not kept.
     pub fn discard_request(&mut self, flow: &mut Flow) {
         self.note_early_body(flow);
-        let before = flow.pending().len();
+        let before = flow.pending_bytes();
         let told = flow.clear_body(&mut self.request, false);
-        self.request_content = self.request_content.saturating_add(before.saturating_sub(flow.pending().len()) as u64);
+        self.request_content = self.request_content.saturating_add(before.saturating_sub(flow.pending_bytes()) as u64);
         flow.drop_leaving();
         self.keep &= told.is_ok() && self.request_content <= DISCARD_BYTES_MAX;
     }
@@ -304,7 +304,7 @@ impl Exchange {
 
     /// Reads as much of the response as has arrived.
     pub fn response_arrived(&mut self, flows: &mut Both<Flow>, turn: &mut Turn) -> Result<Progress, Fault> {
-        self.is_heard |= !flows.upstream.pending().is_empty();
+        self.is_heard |= flows.upstream.has_pending();
         loop {
             match &mut self.response {
                 Response::Awaited => match self.read_head(flows, turn)? {
@@ -318,7 +318,7 @@ impl Exchange {
                         return Ok(Progress::Going);
                     }
                     // Bytes behind the end of a message answer nothing that was asked.
-                    let reusable = *reusable && flows.upstream.pending().is_empty();
+                    let reusable = *reusable && !flows.upstream.has_pending();
                     flows.upstream.drop_pending();
                     self.response = Response::Whole { reusable };
                 }
@@ -367,7 +367,7 @@ impl Exchange {
         let told = if unframe { Framing::UntilClose } else { framing.clone() };
         let is_whole = match framing {
             Framing::None => true,
-            Framing::Length(bytes) => bytes <= flows.upstream.pending().len().saturating_sub(head_bytes) as u64,
+            Framing::Length(bytes) => bytes <= flows.upstream.pending_bytes().saturating_sub(head_bytes) as u64,
             Framing::Chunked(_) | Framing::UntilClose => false,
         };
         let ends_early = is_whole && !self.rest_is_worth_reading();
@@ -385,7 +385,7 @@ impl Exchange {
             framing,
             unframe,
         };
-        self.response_at = Some(self.record.moved.down.saturating_add(flows.upstream.leaving().len() as u64));
+        self.response_at = Some(self.record.moved.down.saturating_add(flows.upstream.leaving_bytes() as u64));
         flows.upstream.replace(head_bytes, &turn.scratch);
         Ok(Some(Progress::Going))
     }

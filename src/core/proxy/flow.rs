@@ -56,7 +56,7 @@ impl Flow {
     /// What another process needs to go on with it. It is a tunnel's, between two turns: all in it may leave, and its end waits only
     /// for that.
     pub fn pack(&self) -> PackedFlow<'_> {
-        debug_assert!(self.pending().is_empty() && !self.held);
+        debug_assert!(!self.has_pending() && !self.held);
         debug_assert_eq!(self.has_passed_end_on(), self.has_ended() && self.is_drained());
         PackedFlow { unsent: self.leaving(), has_ended: self.has_ended() }
     }
@@ -92,9 +92,24 @@ impl Flow {
         self.buffer.as_deref().map_or(&[], Buffer::pending)
     }
 
+    /// How many bytes may leave.
+    pub fn leaving_bytes(&self) -> usize {
+        self.buffer.as_deref().map_or(0, Buffer::leaving_bytes)
+    }
+
+    /// How many bytes have arrived and are not understood yet.
+    pub fn pending_bytes(&self) -> usize {
+        self.buffer.as_deref().map_or(0, Buffer::pending_bytes)
+    }
+
     /// Whether all that may leave has left.
     pub fn is_drained(&self) -> bool {
-        self.leaving().is_empty()
+        self.leaving_bytes() == 0
+    }
+
+    /// Whether anything has arrived that is not understood yet.
+    pub fn has_pending(&self) -> bool {
+        self.pending_bytes() > 0
     }
 
     /// Takes note that `n` bytes have left.
@@ -111,7 +126,7 @@ impl Flow {
 
     fn clear(&mut self, n: usize) {
         if let Some(buffer) = &mut self.buffer {
-            buffer.clear(n.min(buffer.pending().len()));
+            buffer.clear(n);
         }
     }
 
@@ -126,7 +141,7 @@ impl Flow {
     /// Lets as much of a body leave as has arrived, and moves `framing` on: to `None` when its end is reached. `unframe` takes
     /// the chunked framing out. Returns the bytes of content.
     pub fn clear_body(&mut self, framing: &mut Framing, unframe: bool) -> Result<u64, Wrong> {
-        let pending = self.pending().len();
+        let pending = self.pending_bytes();
         match framing {
             Framing::None => Ok(0),
             Framing::UntilClose => {
@@ -197,15 +212,16 @@ impl Flow {
     /// Drops everything pending.
     pub fn drop_pending(&mut self) {
         if let Some(buffer) = &mut self.buffer {
-            buffer.truncate_pending(0);
+            buffer.drop_pending();
         }
     }
 
     /// Drops what may leave, and keeps what is pending.
     pub fn drop_leaving(&mut self) {
-        self.forget();
-        let n = self.leaving().len();
-        self.left(n);
+        self.held = false;
+        if let Some(buffer) = &mut self.buffer {
+            buffer.drop_leaving();
+        }
     }
 
     /// Whether nothing more will come.

@@ -18,7 +18,7 @@ impl Session {
     pub fn is_movable(&self) -> bool {
         let mut flows = Side::BOTH.into_iter().map(|from| &self.flows[from]);
         let moves = match self.phase {
-            Phase::Tunnel(_) => flows.all(|flow| flow.leaving().len() <= UNSENT_BYTES_MAX),
+            Phase::Tunnel(_) => flows.all(|flow| flow.leaving_bytes() <= UNSENT_BYTES_MAX),
             // Half an empty line may have come.
             Phase::Head { began: None } => flows.all(|flow| flow.buffer_bytes() == 0),
             Phase::Head { began: Some(_) }

@@ -149,7 +149,7 @@ impl Session {
             return;
         } else if exchange.request_is_whole() && self.flows.client.is_drained() {
             // Bytes of an unfinished head are no progress: they move nothing.
-            if !self.flows.upstream.pending().is_empty() {
+            if self.flows.upstream.has_pending() {
                 return;
             }
             exchange.policy.timeouts.response
@@ -222,7 +222,7 @@ impl Session {
         if exchange.has_answered() {
             return self.cut(end, turn);
         }
-        let interims = exchange.interims_leaving(self.flows.upstream.leaving().len());
+        let interims = exchange.interims_leaving(self.flows.upstream.leaving_bytes());
         self.let_upstream_go();
         let Some(mut exchange) = self.take_exchange() else { return };
         exchange.keep &= !turn.stopping;
