@@ -19,8 +19,15 @@ impl Session {
     /// [`take_exchange`](Session::take_exchange).
     pub(super) fn enter(&mut self, phase: Phase) {
         debug_assert!(!matches!(self.phase, Phase::Closed), "nothing follows {:?}", self.phase.as_str());
-        log::debug!("{} phase={}", self.number, phase.as_str());
         self.phase = phase;
+        if log::log_enabled!(log::Level::Debug) {
+            self.log_phase();
+        }
+    }
+
+    #[cold]
+    fn log_phase(&self) {
+        log::debug!("{} phase={}", self.number, self.phase.as_str());
     }
 
     /// Takes the exchange out of the phase, which is about to be left.
