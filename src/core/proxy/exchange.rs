@@ -84,12 +84,12 @@ pub enum Progress {
 }
 
 impl Exchange {
-    /// The exchange of a request that could not be understood, or is not for an upstream: to be answered by ourselves.
-    pub fn refused(policy: Rc<Policy>, record: Record) -> Exchange {
+    /// The exchange of a request that began at `began`, of which nothing is understood yet.
+    pub fn new(policy: Rc<Policy>, began: Moment) -> Exchange {
         Exchange {
             policy,
             route: None,
-            record,
+            record: Record::new(began, String::new()),
             keep: false,
             is_idempotent: false,
             handshake: None,
@@ -107,36 +107,54 @@ impl Exchange {
         }
     }
 
+    /// Makes it the exchange of another request, which began at `began`, under the same policy.
+    ///
+    /// Field by field, where it lies: a new one would be built elsewhere and moved here, for 60 instructions more.
+    pub fn renew(&mut self, began: Moment) {
+        let Exchange {
+            policy: _,
+            route,
+            record,
+            keep,
+            is_idempotent,
+            handshake,
+            request,
+            request_content,
+            response,
+            response_at,
+            version,
+            answers_head,
+            holds_body_back,
+            interims,
+            is_deaf,
+            is_reused,
+            is_heard,
+        } = self;
+        record.renew(began);
+        (*route, *handshake, *response_at) = (None, None, None);
+        (*request, *request_content, *response) = (Framing::None, 0, Response::Awaited);
+        (*version, *interims) = (Version::Http11, 0);
+        for flag in [keep, is_idempotent, answers_head, holds_body_back, is_deaf, is_reused, is_heard] {
+            *flag = false;
+        }
+    }
+
     /// Understands the head that `flow` begins with, whose first byte came when it `began`, and puts the head for the upstream in its place.
     pub fn begin(flow: &mut Flow, client: &ClientAddress, began: Moment, turn: &mut Turn) -> Begun {
-        let policy = Rc::clone(&turn.policy);
         let mut storage = empty_fields();
-        let (head, head_bytes) = match RequestHead::parse(flow.pending(), &mut storage, &policy.limits.head) {
+        let (head, head_bytes) = match RequestHead::parse(flow.pending(), &mut storage, &turn.policy.limits.head) {
             Ok(None) => return Begun::Partial,
             Ok(Some(parsed)) => parsed,
             Err(reject) => {
-                let mut record = turn.record(began);
-                record.note_line(flow.pending());
-                return Begun::Answer(turn.place(Exchange::refused(policy, record)), Cause::Reject(reject));
+                let mut exchange = turn.exchange(began);
+                exchange.record.note_line(flow.pending());
+                return Begun::Answer(exchange, Cause::Reject(reject));
             }
         };
-        let host = head.authority.map_or(b"".as_slice(), |authority| authority.host);
-        let mut record = turn.record(began);
-        record.note_request(
-            head.method,
-            head.authority.map_or(b"", |authority| authority.text),
-            &head.target.path_and_query,
-        );
-        let mut exchange = turn.place(Exchange {
-            keep: head.is_persistent() && !turn.stopping,
-            is_idempotent: head.is_idempotent(),
-            handshake: head.asks_for_websocket.then(|| Handshake::new(head.websocket_key)),
-            request: head.framing.clone(),
-            version: head.version,
-            answers_head: head.method == "HEAD",
-            holds_body_back: head.expects_continue,
-            ..Exchange::refused(policy.clone(), record)
-        });
+        let mut exchange = turn.exchange(began);
+        exchange.note_head(&head);
+        exchange.keep &= !turn.stopping;
+        let policy = &exchange.policy;
         if head.version == Version::Http10 && policy.http_1_0 == Http10::Refuse {
             exchange.version = Version::Http11;
             return Begun::Answer(exchange, Cause::Reject(Reject::Version));
@@ -145,6 +163,7 @@ impl Exchange {
         if matches!(head.framing, Framing::Length(bytes) if bytes > body_max) {
             return Begun::Answer(exchange, Cause::Reject(Reject::BodyTooLarge));
         }
+        let host = head.authority.map_or(b"".as_slice(), |authority| authority.host);
         let found = policy.routes.position(host, head.target.path());
         let answered_here = head.method == "OPTIONS" && head.max_forwards == Some(0);
         let refusal = match found.and_then(|id| policy.routes.route(id)) {
@@ -177,6 +196,24 @@ impl Exchange {
             Ok(()) => Begun::Forward(exchange),
             Err(reject) => Begun::Answer(exchange, Cause::Reject(reject)),
         }
+    }
+
+    /// Takes note of what is asked for.
+    fn note_head(&mut self, head: &RequestHead<'_>) {
+        self.record.note_request(
+            head.method,
+            head.authority.map_or(b"", |authority| authority.text),
+            &head.target.path_and_query,
+        );
+        self.keep = head.is_persistent();
+        self.is_idempotent = head.is_idempotent();
+        if head.asks_for_websocket {
+            self.handshake = Some(Handshake::new(head.websocket_key));
+        }
+        self.request = head.framing.clone();
+        self.version = head.version;
+        self.answers_head = head.method == "HEAD";
+        self.holds_body_back = head.expects_continue;
     }
 
     /// A body that comes without waiting for its 100 is held back no longer.

@@ -116,6 +116,11 @@ impl Record {
         Record { asked: text, began, answered: None, status: None, upstream: None, moved, end: None }
     }
 
+    /// Begins anew at `began`, with the memory of its text.
+    pub fn renew(&mut self, began: Moment) {
+        *self = Record::new(began, std::mem::take(&mut self.asked));
+    }
+
     /// Gives up what is too much to be kept for the sake of its memory.
     pub fn trim(&mut self) {
         self.end = None;
@@ -124,9 +129,10 @@ impl Record {
         }
     }
 
-    /// The memory of its text.
-    pub fn take_text(&mut self) -> String {
-        std::mem::take(&mut self.asked)
+    /// Bytes of memory of its text.
+    #[cfg(test)]
+    pub fn text_bytes(&self) -> usize {
+        self.asked.capacity()
     }
 
     /// Remembers what was asked for, if the log is on.

@@ -6,7 +6,7 @@ use crate::proxy::buffer::Pool;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::moment::Moment;
 use crate::proxy::policy::Policy;
-use crate::proxy::record::{Record, Traffic};
+use crate::proxy::record::Traffic;
 
 /// Exchanges that have ended whose memory is kept for the next: with the buffers of the [`Pool`], it is why a request on a kept
 /// connection allocates nothing.
@@ -44,28 +44,25 @@ impl Turn {
         self.policy = policy;
     }
 
-    /// A record that begins at `began`.
-    pub fn record(&mut self, began: Moment) -> Record {
-        Record::new(began, self.spare.last_mut().map(|spare| spare.record.take_text()).unwrap_or_default())
-    }
-
-    /// `exchange`, in a place of its own.
-    pub fn place(&mut self, exchange: Exchange) -> Box<Exchange> {
+    /// An exchange under the policy in force, whose request began at `began`.
+    pub fn exchange(&mut self, began: Moment) -> Box<Exchange> {
         match self.spare.pop() {
             Some(mut spare) => {
-                *spare = exchange;
+                spare.renew(began);
                 spare
             }
-            None => Box::new(exchange),
+            None => Box::new(Exchange::new(self.policy.clone(), began)),
         }
     }
 
-    /// Takes back the place of an exchange that has ended.
+    /// Takes back an exchange that has ended.
     pub fn take_back(&mut self, mut exchange: Box<Exchange>) {
         if self.spare.len() < EXCHANGES_SPARE_MAX {
             exchange.record.trim();
-            // A spare place must not keep a policy alive that is no longer in force.
-            exchange.policy = self.policy.clone();
+            // A spare one has the policy in force, and keeps no other alive.
+            if !Rc::ptr_eq(&exchange.policy, &self.policy) {
+                exchange.policy = self.policy.clone();
+            }
             self.spare.push(exchange);
         }
     }
@@ -74,29 +71,31 @@ impl Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::record::Record;
 
     #[test]
     fn a_spare_place_keeps_no_policy_that_is_no_longer_in_force() {
         let mut turn = Turn::new(Moment::FIRST, Rc::new(Policy::default()));
         let former = Rc::downgrade(&turn.policy);
-        let record = Record::new(turn.now, String::new());
-        let exchange = turn.place(Exchange::refused(turn.policy.clone(), record));
-        turn.take_back(exchange);
-        assert_eq!(former.strong_count(), 2);
+        let (one, other) = (turn.exchange(turn.now), turn.exchange(turn.now));
+        turn.take_back(one);
+        assert_eq!(former.strong_count(), 3);
         turn.put_in_force(Rc::new(Policy::default()));
+        assert_eq!(former.strong_count(), 1);
+        turn.take_back(other);
         assert_eq!(former.strong_count(), 0);
+        assert!(Rc::ptr_eq(&turn.exchange(turn.now).policy, &turn.policy));
     }
 
     #[test]
     fn a_spare_place_keeps_no_long_text() {
         let mut turn = Turn::new(Moment::FIRST, Rc::new(Policy::default()));
         for (bytes, is_kept) in [(100, true), (8_000, false)] {
-            let mut record = Record::new(turn.now, String::with_capacity(bytes));
-            record.note_end(crate::proxy::record::End::because("late", "client", &"a reason"));
-            let exchange = turn.place(Exchange::refused(turn.policy.clone(), record));
-            turn.take_back(exchange);
-            let kept = turn.spare.last_mut().map(|spare| spare.record.take_text().capacity());
-            assert_eq!(kept, Some(if is_kept { bytes } else { 0 }), "of a text of {bytes} bytes");
+            let mut exchange = Exchange::new(turn.policy.clone(), turn.now);
+            exchange.record = Record::new(turn.now, String::with_capacity(bytes));
+            turn.take_back(Box::new(exchange));
+            let kept = turn.exchange(turn.now).record.text_bytes();
+            assert_eq!(kept, if is_kept { bytes } else { 0 }, "of a text of {bytes} bytes");
         }
     }
 }

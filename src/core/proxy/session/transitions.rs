@@ -208,9 +208,8 @@ impl Session {
 
     pub(super) fn reject(&mut self, reject: Reject, turn: &mut Turn) {
         if let Phase::Head { began } = self.phase {
-            let record = turn.record(began.unwrap_or(turn.now));
-            let exchange = Exchange::refused(turn.policy.clone(), record);
-            self.enter(Phase::Finish(turn.place(exchange)));
+            let exchange = turn.exchange(began.unwrap_or(turn.now));
+            self.enter(Phase::Finish(exchange));
         }
         if let Phase::Connect { exchange, .. } | Phase::Exchange(exchange) | Phase::Finish(exchange) = &mut self.phase {
             exchange.keep = false;
