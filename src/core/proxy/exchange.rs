@@ -191,7 +191,6 @@ impl Exchange {
         }
         exchange.route = found;
         flow.replace(head_bytes, &turn.scratch);
-        exchange.note_early_body(flow);
         match exchange.request_arrived(flow) {
             Ok(()) => Begun::Forward(exchange),
             Err(reject) => Begun::Answer(exchange, Cause::Reject(reject)),
@@ -224,6 +223,9 @@ impl Exchange {
     /// Lets as much of the request's body leave as has arrived.
     pub fn request_arrived(&mut self, flow: &mut Flow) -> Result<(), Reject> {
         self.note_early_body(flow);
+        if self.request_is_whole() {
+            return Ok(());
+        }
         let content = flow.clear_body(&mut self.request, false).map_err(Reject::Malformed)?;
         self.request_content = self.request_content.saturating_add(content);
         if self.request_content > self.policy.limits.body.unwrap_or(u64::MAX) {
@@ -248,7 +250,9 @@ impl Exchange {
         flow.drop_leaving();
         self.request_content = 0;
         self.keep &= self.rest_is_worth_reading() && !self.holds_body_back;
-        self.discard_request(flow);
+        if !self.request_is_whole() {
+            self.discard_request(flow);
+        }
     }
 
     /// Whether the rest of the request, should nobody want it, is short enough to be thrown away for the sake of its connection.

@@ -48,8 +48,8 @@ impl Session {
         let Phase::Head { began } = self.phase else { return };
         let pending = self.flows.client.pending();
         let (before, now) = (pending.len().saturating_sub(n), pending.len());
-        let ends_a_line = pending.get(before..).is_some_and(|news| news.contains(&b'\n'));
-        let is_worth_a_look = before == 0 || ends_a_line || turn.policy.limits.head.may_be_passed(before, now);
+        let ends_a_line = || pending.get(before..).is_some_and(|news| news.contains(&b'\n'));
+        let is_worth_a_look = before == 0 || ends_a_line() || turn.policy.limits.head.may_be_passed(before, now);
         if is_blank(pending) {
             return;
         }
