@@ -222,7 +222,7 @@ impl Session {
             (Phase::Head { .. }, Side::Client) => self.head_arrived(n, turn),
             (Phase::Exchange(exchange), Side::Client) => match exchange.request_arrived(&mut self.flows.client) {
                 Ok(()) => {
-                    self.note_progress(turn);
+                    self.move_on(turn);
                     self.leave_if_client_is_done(turn);
                 }
                 Err(reject) => self.reject(reject, turn),
@@ -230,8 +230,7 @@ impl Session {
             (Phase::Exchange(_), Side::Upstream) => self.read_response(turn),
             (Phase::Finish(exchange), Side::Client) => {
                 exchange.discard_request(&mut self.flows.client);
-                self.note_progress(turn);
-                self.finish_if_done(turn);
+                self.move_on(turn);
             }
             (Phase::Tunnel(tunnel), _) => {
                 self.deadline = tunnel.silence_max().map(|max| turn.now + max);
@@ -256,7 +255,7 @@ impl Session {
             Phase::Exchange(exchange) => {
                 exchange.passed(from, n);
                 exchange.record.moved.note(from.other(), sent);
-                self.note_progress(turn);
+                self.move_on(turn);
             }
             Phase::Head { .. } | Phase::Connect { .. } | Phase::Finish(_) | Phase::Linger | Phase::Closed => {}
         }
@@ -267,14 +266,13 @@ impl Session {
     pub fn sent(&mut self, to: Side, n: usize, turn: &mut Turn) {
         if to == Side::Upstream && self.upstream_under_way().is_some() {
             // What can be written to is connected.
-            self.connected(turn);
+            self.connected();
         }
         self.flows[to.other()].left(n);
         match &mut self.phase {
             Phase::Exchange(exchange) | Phase::Finish(exchange) => {
                 exchange.record.moved.note(to, n);
-                self.note_progress(turn);
-                self.finish_if_done(turn);
+                self.move_on(turn);
             }
             Phase::Tunnel(tunnel) => {
                 tunnel.moved.note(to, n);
@@ -296,7 +294,8 @@ impl Session {
             if exchange.is_idempotent && exchange.request_is_whole() {
                 self.flows.client.hold();
             }
-            self.connected(turn);
+            self.connected();
+            self.move_on(turn);
         }
     }
 
@@ -321,7 +320,9 @@ impl Session {
             // It may still read what we have to say.
             (Phase::Finish(exchange), Side::Client) => {
                 exchange.keep = false;
-                self.finish_if_done(turn);
+                if self.is_finished() {
+                    self.finish(turn);
+                }
             }
             (Phase::Exchange(exchange), Side::Upstream) => match exchange.response_ended() {
                 Ok(()) => self.finish_response(turn),

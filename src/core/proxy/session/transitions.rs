@@ -109,11 +109,10 @@ impl Session {
         self.steps.add(Step::Connect);
     }
 
-    pub(super) fn connected(&mut self, turn: &Turn) {
+    pub(super) fn connected(&mut self) {
         if let Some(exchange) = self.take_exchange() {
             self.flows.upstream.begin();
             self.enter(Phase::Exchange(exchange));
-            self.note_progress(turn);
         }
     }
 
@@ -140,28 +139,29 @@ impl Session {
             self.flows.client.forget();
         }
         match progress {
-            Ok(Progress::Going) => self.note_progress(turn),
+            Ok(Progress::Going) => self.move_on(turn),
             Ok(Progress::Whole) => self.finish_response(turn),
             Ok(Progress::Upgraded) => self.open_tunnel(turn),
             Err(fault) => self.upstream_failed(&fault, turn),
         }
     }
 
-    /// Moves the deadline of an exchange that goes on.
-    pub(super) fn note_progress(&mut self, turn: &Turn) {
-        let (Phase::Exchange(exchange) | Phase::Finish(exchange)) = &self.phase else { return };
-        let silence_max: Option<Duration> = if exchange.is_answered() || matches!(self.phase, Phase::Finish(_)) {
-            exchange.silence_max()
-        } else if exchange.handshake.is_some() {
-            return;
-        } else if exchange.request_is_whole() && self.flows.client.is_drained() {
-            // Bytes of an unfinished head are no progress: they move nothing.
-            if self.flows.upstream.has_pending() {
-                return;
+    /// Ends an exchange of which all is done, or moves the deadline of one that goes on.
+    pub(super) fn move_on(&mut self, turn: &mut Turn) {
+        let silence_max: Option<Duration> = match &self.phase {
+            Phase::Finish(_) if self.is_finished() => return self.finish(turn),
+            Phase::Finish(exchange) => exchange.silence_max(),
+            Phase::Exchange(exchange) if exchange.is_answered() => exchange.silence_max(),
+            Phase::Exchange(exchange) if exchange.handshake.is_some() => return,
+            Phase::Exchange(exchange) if exchange.request_is_whole() && self.flows.client.is_drained() => {
+                // Bytes of an unfinished head are no progress: they move nothing.
+                if self.flows.upstream.has_pending() {
+                    return;
+                }
+                exchange.policy.timeouts.response
             }
-            exchange.policy.timeouts.response
-        } else {
-            exchange.policy.timeouts.idle
+            Phase::Exchange(exchange) => exchange.policy.timeouts.idle,
+            Phase::Head { .. } | Phase::Connect { .. } | Phase::Tunnel(_) | Phase::Linger | Phase::Closed => return,
         };
         self.deadline = silence_max.map(|max| turn.now + max);
     }
@@ -242,7 +242,7 @@ impl Session {
         self.flows.upstream.replace(0, &turn.scratch);
         exchange.record.note_end(end);
         self.enter(Phase::Finish(exchange));
-        self.note_progress(turn);
+        self.move_on(turn);
     }
 
     /// The response is whole in the flow; the upstream has done its work.
@@ -257,15 +257,13 @@ impl Session {
         let Some(mut exchange) = self.take_exchange() else { return };
         exchange.begin_discarding(&mut self.flows.client);
         self.enter(Phase::Finish(exchange));
-        self.note_progress(turn);
-        self.finish_if_done(turn);
+        self.move_on(turn);
     }
 
-    pub(super) fn finish_if_done(&mut self, turn: &mut Turn) {
-        let Phase::Finish(exchange) = &self.phase else { return };
-        if self.flows.upstream.is_drained() && (exchange.request_is_whole() || !exchange.keep) {
-            self.finish(turn);
-        }
+    /// Whether all of the response has left, and what is left of the request is whole or not worth reading.
+    pub(super) fn is_finished(&self) -> bool {
+        let Phase::Finish(exchange) = &self.phase else { return false };
+        self.flows.upstream.is_drained() && (exchange.request_is_whole() || !exchange.keep)
     }
 
     /// The response has left: on to the next request, or to the end of the connection.
