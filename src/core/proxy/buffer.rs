@@ -75,6 +75,16 @@ impl Buffer {
         self.slice(self.cleared, self.end)
     }
 
+    /// Whether nothing is [`leaving`](Buffer::leaving).
+    pub fn is_drained(&self) -> bool {
+        self.sent == self.cleared
+    }
+
+    /// Whether anything is [`pending`](Buffer::pending).
+    pub fn has_pending(&self) -> bool {
+        self.cleared != self.end
+    }
+
     /// How many bytes are [`leaving`](Buffer::leaving).
     pub fn leaving_bytes(&self) -> usize {
         self.cleared - self.sent

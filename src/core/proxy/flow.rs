@@ -104,12 +104,12 @@ impl Flow {
 
     /// Whether all that may leave has left.
     pub fn is_drained(&self) -> bool {
-        self.leaving_bytes() == 0
+        self.buffer.as_deref().is_none_or(Buffer::is_drained)
     }
 
     /// Whether anything has arrived that is not understood yet.
     pub fn has_pending(&self) -> bool {
-        self.pending_bytes() > 0
+        self.buffer.as_deref().is_some_and(Buffer::has_pending)
     }
 
     /// Takes note that `n` bytes have left.
