@@ -8,6 +8,7 @@ mod moving;
 mod transitions;
 
 use std::fmt;
+use std::ops::Range;
 
 use crate::http::reject::Reject;
 use crate::http::reply::Reply;
@@ -242,10 +243,10 @@ impl Session {
     }
 
     /// `n` bytes of this side went [straight](Session::is_straight) to the other, which has taken the first `sent` of them.
-    #[inline]
+    #[inline(always)]
     pub fn passed(&mut self, from: Side, n: usize, sent: usize, turn: &mut Turn) {
         if sent < n {
-            self.flows[from].keep(turn.pool.keep_straight(sent..n));
+            self.keep_rest(from, sent..n, turn);
         }
         match &mut self.phase {
             Phase::Tunnel(tunnel) => {
@@ -259,6 +260,11 @@ impl Session {
             }
             Phase::Head { .. } | Phase::Connect { .. } | Phase::Finish(_) | Phase::Linger | Phase::Closed => {}
         }
+    }
+
+    #[cold]
+    fn keep_rest(&mut self, from: Side, rest: Range<usize>, turn: &Turn) {
+        self.flows[from].keep(turn.pool.keep_straight(rest));
     }
 
     /// `n` bytes that were [`leaving`](Session::leaving) for this side have left.
