@@ -256,11 +256,18 @@ impl Pool {
     }
 
     /// Where a read may put bytes that go straight to the other side and are in no flow.
+    #[inline]
     pub fn straight(&mut self) -> &mut [u8] {
         if self.straight.is_empty() {
-            self.straight = vec![0; READ_BYTES];
+            self.begin_straight();
         }
         &mut self.straight
+    }
+
+    /// Most of the memory of a proxy that has no tunnel would be this.
+    #[cold]
+    fn begin_straight(&mut self) {
+        self.straight = vec![0; READ_BYTES];
     }
 
     /// What of the bytes that were to go [`straight`](Pool::straight) could not leave, in a buffer of its own.
