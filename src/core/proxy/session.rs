@@ -441,7 +441,6 @@ impl Session {
     }
 
     /// Gives buffers on loan back. To be called when the session has been driven as far as it goes for now.
-    #[inline(never)]
     pub fn settle(&mut self, turn: &mut Turn) {
         self.flows.client.settle(&mut turn.pool);
         self.flows.upstream.settle(&mut turn.pool);
