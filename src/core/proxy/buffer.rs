@@ -118,7 +118,7 @@ impl Buffer {
 
     /// Takes note that `n` bytes have left; unless they are held, their room is free.
     pub fn left(&mut self, n: usize, held: bool) {
-        self.sent += n.min(self.leaving_bytes());
+        self.sent = self.cleared.min(self.sent + n);
         if !held {
             self.start = self.sent;
         }
@@ -245,12 +245,13 @@ impl Pool {
     }
 
     /// A large buffer with the content of `small`.
-    pub fn lend_for(&mut self, small: Box<Buffer>) -> Box<Buffer> {
+    pub fn lend_for(&mut self, mut small: Box<Buffer>) -> Box<Buffer> {
         let mut large = self.lend();
         (large.start, large.sent, large.cleared, large.end) = (small.start, small.sent, small.cleared, small.end);
         let kept = small.slice(small.start, small.end);
         large.bytes[small.start..small.end].copy_from_slice(kept);
         large.move_to(HEADROOM);
+        small.empty();
         self.take_back(small);
         large
     }
@@ -276,7 +277,7 @@ impl Pool {
     }
 
     /// Moves what remains in `large` into a buffer of about its size, and takes `large` back.
-    pub fn keep(&mut self, large: Box<Buffer>) -> Box<Buffer> {
+    pub fn keep(&mut self, mut large: Box<Buffer>) -> Box<Buffer> {
         let content = large.slice(large.start, large.end);
         let largest = content.len() + content.len().min(SMALL_SLACK);
         let fits = |spare: &mut Box<Buffer>| (content.len()..=largest).contains(&spare.capacity());
@@ -285,13 +286,14 @@ impl Pool {
         let place = |cursor: usize| cursor - large.start;
         (small.start, small.sent, small.cleared, small.end) =
             (0, place(large.sent), place(large.cleared), place(large.end));
+        large.empty();
         self.take_back(large);
         small
     }
 
-    /// Takes a buffer back. One that is too many is freed.
-    pub fn take_back(&mut self, mut buffer: Box<Buffer>) {
-        buffer.empty();
+    /// Takes a buffer back, in which nothing is. One that is too many is freed.
+    pub fn take_back(&mut self, buffer: Box<Buffer>) {
+        debug_assert!(buffer.is_empty());
         if buffer.is_large() {
             if self.large.len() < LARGE_SPARE_MAX {
                 self.large.push(buffer);
