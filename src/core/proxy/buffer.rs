@@ -12,21 +12,19 @@ pub const READ_BYTES: usize = 64 * 1024;
 const HEADROOM: usize = 18 * 1024;
 /// Large buffers that a pool keeps for the next turn; a turn rarely has use for more than two at once.
 const LARGE_SPARE_MAX: usize = 4;
-/// Small buffers that it keeps: a request that may have to be asked again is held in one until its answer begins.
+/// Small buffers that it keeps.
 const SMALL_SPARE_MAX: usize = 64;
 /// A small buffer that is used again is at most twice as large as what it holds, and at most so much larger. One is kept for that if it
 /// is not too large itself.
 const SMALL_SLACK: usize = 512;
 const SMALL_KEPT_MAX: usize = 2048;
 
-/// Bytes and four cursors: `start ≤ sent ≤ cleared ≤ end ≤ capacity`.
+/// Bytes and three cursors: `sent ≤ cleared ≤ end ≤ capacity`.
 ///
-/// `start..sent` has left and is held in case it must leave again; `sent..cleared` may leave; `cleared..end` has arrived but is
-/// not understood yet; beyond `end` is room.
+/// `sent..cleared` may leave; `cleared..end` has arrived but is not understood yet; beyond `end` is room.
 #[derive(Debug)]
 pub struct Buffer {
     bytes: Box<[u8]>,
-    start: usize,
     sent: usize,
     cleared: usize,
     end: usize,
@@ -34,7 +32,7 @@ pub struct Buffer {
 
 impl Buffer {
     fn with_capacity(capacity: usize) -> Buffer {
-        let mut buffer = Buffer { bytes: vec![0; capacity].into_boxed_slice(), start: 0, sent: 0, cleared: 0, end: 0 };
+        let mut buffer = Buffer { bytes: vec![0; capacity].into_boxed_slice(), sent: 0, cleared: 0, end: 0 };
         buffer.empty();
         buffer
     }
@@ -42,12 +40,12 @@ impl Buffer {
     /// Drops everything, and leaves headroom.
     fn empty(&mut self) {
         let at = HEADROOM.min(self.bytes.len());
-        (self.start, self.sent, self.cleared, self.end) = (at, at, at, at);
+        (self.sent, self.cleared, self.end) = (at, at, at);
     }
 
     /// A buffer that holds `bytes` and no room; all of it may leave.
     pub fn cleared(bytes: &[u8]) -> Buffer {
-        Buffer { bytes: bytes.into(), start: 0, sent: 0, cleared: bytes.len(), end: bytes.len() }
+        Buffer { bytes: bytes.into(), sent: 0, cleared: bytes.len(), end: bytes.len() }
     }
 
     /// Whether it is as large as a pool's.
@@ -60,9 +58,9 @@ impl Buffer {
         self.bytes.len()
     }
 
-    /// Whether nothing is in it, held bytes included.
+    /// Whether nothing is in it.
     pub fn is_empty(&self) -> bool {
-        self.start == self.end
+        self.sent == self.end
     }
 
     /// What may leave.
@@ -99,7 +97,7 @@ impl Buffer {
     pub fn room(&mut self) -> &mut [u8] {
         if self.is_empty() {
             self.empty();
-        } else if self.end == self.bytes.len() && self.start > HEADROOM {
+        } else if self.end == self.bytes.len() && self.sent > HEADROOM {
             self.move_to(HEADROOM);
         }
         // `end` never passes the capacity.
@@ -116,22 +114,9 @@ impl Buffer {
         self.cleared += n.min(self.pending_bytes());
     }
 
-    /// Takes note that `n` bytes have left; unless they are held, their room is free.
-    pub fn left(&mut self, n: usize, held: bool) {
+    /// Takes note that `n` bytes have left.
+    pub fn left(&mut self, n: usize) {
         self.sent = self.cleared.min(self.sent + n);
-        if !held {
-            self.start = self.sent;
-        }
-    }
-
-    /// Frees the room of what was held.
-    pub fn forget(&mut self) {
-        self.start = self.sent;
-    }
-
-    /// Lets what was held leave again.
-    pub fn rewind(&mut self) {
-        self.sent = self.start;
     }
 
     /// Drops what may leave but for its first `keep` bytes, and everything pending.
@@ -145,18 +130,17 @@ impl Buffer {
         self.end = self.cleared;
     }
 
-    /// Drops what may leave, and what was held.
+    /// Drops what may leave.
     pub fn drop_leaving(&mut self) {
-        (self.start, self.sent) = (self.cleared, self.cleared);
+        self.sent = self.cleared;
     }
 
     /// Puts `with` in the place of the first `n` pending bytes, and lets it leave.
     pub fn replace(&mut self, n: usize, with: &[u8]) {
         let behind = self.end.min(self.cleared + n);
-        if self.start == self.cleared && behind >= with.len() {
+        if self.is_drained() && behind >= with.len() {
             // Nothing stands in front: grow towards the front, where the headroom is.
-            self.start = behind - with.len();
-            self.sent = self.start;
+            self.sent = behind - with.len();
             self.cleared = behind;
         } else {
             let (cleared, end) = (self.cleared + with.len(), self.end + with.len() - (behind - self.cleared));
@@ -201,21 +185,16 @@ impl Buffer {
     }
 
     fn slice(&self, from: usize, to: usize) -> &[u8] {
-        debug_assert!(
-            self.start <= self.sent
-                && self.sent <= self.cleared
-                && self.cleared <= self.end
-                && self.end <= self.bytes.len()
-        );
+        debug_assert!(self.sent <= self.cleared && self.cleared <= self.end && self.end <= self.bytes.len());
         self.bytes.get(from..to).unwrap_or_default()
     }
 
     fn move_to(&mut self, to: usize) {
-        let to = to.min(self.bytes.len() - (self.end - self.start));
-        self.bytes.copy_within(self.start..self.end, to);
-        let (from, was) = (self.start, (self.sent, self.cleared, self.end));
+        let to = to.min(self.bytes.len() - (self.end - self.sent));
+        self.bytes.copy_within(self.sent..self.end, to);
+        let (from, was) = (self.sent, (self.cleared, self.end));
         let moved = |cursor: usize| cursor - from + to;
-        (self.start, self.sent, self.cleared, self.end) = (to, moved(was.0), moved(was.1), moved(was.2));
+        (self.sent, self.cleared, self.end) = (to, moved(was.0), moved(was.1));
     }
 }
 
@@ -247,9 +226,9 @@ impl Pool {
     /// A large buffer with the content of `small`.
     pub fn lend_for(&mut self, mut small: Box<Buffer>) -> Box<Buffer> {
         let mut large = self.lend();
-        (large.start, large.sent, large.cleared, large.end) = (small.start, small.sent, small.cleared, small.end);
-        let kept = small.slice(small.start, small.end);
-        large.bytes[small.start..small.end].copy_from_slice(kept);
+        (large.sent, large.cleared, large.end) = (small.sent, small.cleared, small.end);
+        let kept = small.slice(small.sent, small.end);
+        large.bytes[small.sent..small.end].copy_from_slice(kept);
         large.move_to(HEADROOM);
         small.empty();
         self.take_back(small);
@@ -278,14 +257,13 @@ impl Pool {
 
     /// Moves what remains in `large` into a buffer of about its size, and takes `large` back.
     pub fn keep(&mut self, mut large: Box<Buffer>) -> Box<Buffer> {
-        let content = large.slice(large.start, large.end);
+        let content = large.slice(large.sent, large.end);
         let largest = content.len() + content.len().min(SMALL_SLACK);
         let fits = |spare: &mut Box<Buffer>| (content.len()..=largest).contains(&spare.capacity());
         let mut small = self.small.pop_if(fits).unwrap_or_else(|| Box::new(Buffer::with_capacity(content.len())));
         small.bytes[..content.len()].copy_from_slice(content);
-        let place = |cursor: usize| cursor - large.start;
-        (small.start, small.sent, small.cleared, small.end) =
-            (0, place(large.sent), place(large.cleared), place(large.end));
+        let place = |cursor: usize| cursor - large.sent;
+        (small.sent, small.cleared, small.end) = (0, place(large.cleared), place(large.end));
         large.empty();
         self.take_back(large);
         small

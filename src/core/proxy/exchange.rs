@@ -25,6 +25,9 @@ const INTERIMS_MAX: u8 = 16;
 /// Bytes of a request's body that are read and thrown away so that its connection can be kept.
 pub const DISCARD_BYTES_MAX: u64 = 64 * 1024;
 
+/// Bytes of a request whose memory is used to hold the next.
+const HELD_KEPT_MAX: usize = 1024;
+
 /// One request and its response.
 #[derive(Debug)]
 pub struct Exchange {
@@ -44,6 +47,8 @@ pub struct Exchange {
     request: Framing,
     /// Bytes of content of the request's body so far.
     request_content: u64,
+    /// The request as it leaves, if it may have to leave again.
+    held: Vec<u8>,
     /// How the response stands.
     response: Response,
     /// What [`Record::down`] is when the final response begins, once that is known.
@@ -95,6 +100,7 @@ impl Exchange {
             handshake: None,
             request: Framing::None,
             request_content: 0,
+            held: Vec::new(),
             response: Response::Awaited,
             response_at: None,
             version: Version::Http11,
@@ -120,6 +126,7 @@ impl Exchange {
             handshake,
             request,
             request_content,
+            held,
             response,
             response_at,
             version,
@@ -131,6 +138,7 @@ impl Exchange {
             is_heard,
         } = self;
         record.renew(began);
+        held.clear();
         (*route, *handshake, *response_at) = (None, None, None);
         (*request, *request_content, *response) = (Framing::None, 0, Response::Awaited);
         (*version, *interims) = (Version::Http11, 0);
@@ -234,6 +242,35 @@ impl Exchange {
         Ok(())
     }
 
+    /// Holds the request, all of which is in `flow` and none of which has left, so that it can leave again.
+    pub fn hold_request(&mut self, flow: &Flow) {
+        self.held.clear();
+        self.held.reserve_exact(flow.leaving_bytes());
+        self.held.extend_from_slice(flow.leaving());
+    }
+
+    /// Whether the request is held.
+    pub fn is_held(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Lets a request that is held leave again, and holds it no longer.
+    pub fn rewind_request(&mut self, flow: &mut Flow) {
+        if self.is_held() {
+            flow.drop_leaving();
+            flow.replace(0, &self.held);
+            self.forget_request();
+        }
+    }
+
+    /// Holds the request no longer.
+    pub fn forget_request(&mut self) {
+        self.held.clear();
+        if self.held.capacity() > HELD_KEPT_MAX {
+            self.held = Vec::new();
+        }
+    }
+
     /// Throws away as much of the request's body as has arrived. Once more than [`DISCARD_BYTES_MAX`] have been, or it makes no
     /// sense, the connection is not kept.
     pub fn discard_request(&mut self, flow: &mut Flow) {
@@ -248,6 +285,7 @@ impl Exchange {
     /// From here on, the rest of the request is thrown away. The connection is kept if that is worth it and can be known to end.
     pub fn begin_discarding(&mut self, flow: &mut Flow) {
         flow.drop_leaving();
+        self.forget_request();
         self.request_content = 0;
         self.keep &= self.rest_is_worth_reading() && !self.holds_body_back;
         if !self.request_is_whole() {
@@ -477,4 +515,40 @@ pub enum Cause {
     NoRoute,
     /// It has come as far as it may (Max-Forwards: 0).
     LastHop,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::buffer::Pool;
+
+    #[test]
+    fn a_request_that_is_held_leaves_again() {
+        let (mut flow, mut pool) = (Flow::default(), Pool::default());
+        flow.room(&mut pool)[..14].copy_from_slice(b"request, next ");
+        flow.arrived(13);
+        flow.replace(7, b"REQUEST");
+        let mut exchange = Exchange::new(Rc::default(), Moment::FIRST);
+        for left in [3, 7] {
+            exchange.hold_request(&flow);
+            flow.left(left);
+            flow.settle(&mut pool);
+            exchange.rewind_request(&mut flow);
+            assert_eq!((flow.leaving(), flow.pending()), (b"REQUEST".as_slice(), b", next".as_slice()), "after {left}");
+            assert!(!exchange.is_held());
+        }
+    }
+
+    #[test]
+    fn a_request_that_is_held_no_longer_keeps_no_large_memory() {
+        for (bytes, is_kept) in [(300, true), (HELD_KEPT_MAX + 1, false)] {
+            let mut flow = Flow::default();
+            flow.replace(0, &vec![b'x'; bytes]);
+            let mut exchange = Exchange::new(Rc::default(), Moment::FIRST);
+            exchange.hold_request(&flow);
+            exchange.forget_request();
+            assert!(!exchange.is_held());
+            assert_eq!(exchange.held.capacity(), if is_kept { bytes } else { 0 }, "of {bytes} bytes");
+        }
+    }
 }

@@ -10,13 +10,10 @@ use crate::proxy::packed::PackedFlow;
 
 /// Bytes travelling from one side to the other.
 ///
-/// Between two turns it owns a buffer only if something in it could not leave, is not understood yet or may have to leave again,
-/// and then one of the right size.
+/// Between two turns it owns a buffer only if something in it could not leave or is not understood yet, and then one of the right size.
 #[derive(Debug, Default)]
 pub struct Flow {
     buffer: Option<Box<Buffer>>,
-    /// Whether what leaves is held, so that it can leave again.
-    held: bool,
     /// Whether the side that it comes from has said that nothing more will come.
     end: EndOfFile,
 }
@@ -56,7 +53,7 @@ impl Flow {
     /// What another process needs to go on with it. It is a tunnel's, between two turns: all in it may leave, and its end waits only
     /// for that.
     pub fn pack(&self) -> PackedFlow<'_> {
-        debug_assert!(!self.has_pending() && !self.held);
+        debug_assert!(!self.has_pending());
         debug_assert_eq!(self.has_passed_end_on(), self.has_ended() && self.is_drained());
         PackedFlow { unsent: self.leaving(), has_ended: self.has_ended() }
     }
@@ -66,7 +63,6 @@ impl Flow {
         let has_unsent = !packed.unsent.is_empty();
         Flow {
             buffer: has_unsent.then(|| Box::new(Buffer::cleared(packed.unsent))),
-            held: false,
             end: match packed.has_ended {
                 false => EndOfFile::Open,
                 true if has_unsent => EndOfFile::Arrived,
@@ -115,7 +111,7 @@ impl Flow {
     /// Takes note that `n` bytes have left.
     pub fn left(&mut self, n: usize) {
         if let Some(buffer) = &mut self.buffer {
-            buffer.left(n, self.held);
+            buffer.left(n);
         }
     }
 
@@ -183,32 +179,6 @@ impl Flow {
         told.map(|()| content)
     }
 
-    /// From now on, what leaves is held.
-    pub fn hold(&mut self) {
-        self.held = true;
-    }
-
-    /// Whether what has left since [`hold`](Flow::hold) can leave again.
-    pub fn is_held(&self) -> bool {
-        self.held
-    }
-
-    /// Holds no longer.
-    pub fn forget(&mut self) {
-        self.held = false;
-        if let Some(buffer) = &mut self.buffer {
-            buffer.forget();
-        }
-    }
-
-    /// Lets what was held leave again, and holds no longer.
-    pub fn rewind(&mut self) {
-        self.held = false;
-        if let Some(buffer) = &mut self.buffer {
-            buffer.rewind();
-        }
-    }
-
     /// Drops what may leave but for its first `keep` bytes, and everything pending.
     pub fn truncate(&mut self, keep: usize) {
         if let Some(buffer) = &mut self.buffer {
@@ -225,7 +195,6 @@ impl Flow {
 
     /// Drops what may leave, and keeps what is pending.
     pub fn drop_leaving(&mut self) {
-        self.held = false;
         if let Some(buffer) = &mut self.buffer {
             buffer.drop_leaving();
         }
@@ -355,19 +324,6 @@ mod tests {
                 assert_eq!(framing, Framing::None);
             }
         }
-    }
-
-    #[test]
-    fn what_is_held_leaves_again() {
-        let (mut flow, mut pool) = (Flow::default(), Pool::default());
-        read(&mut flow, &mut pool, b"request, next");
-        flow.hold();
-        flow.replace(7, b"REQUEST");
-        flow.left(7);
-        assert!(flow.is_drained());
-        flow.settle(&mut pool);
-        flow.rewind();
-        assert_eq!((flow.leaving(), flow.pending()), (b"REQUEST".as_slice(), b", next".as_slice()));
     }
 
     #[test]

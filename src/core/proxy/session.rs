@@ -298,7 +298,7 @@ impl Session {
         if reused {
             // It may be closing while we write. What can be asked twice is held until it is known that it was not.
             if exchange.is_idempotent && exchange.request_is_whole() {
-                self.flows.client.hold();
+                exchange.hold_request(&self.flows.client);
             }
             self.connected();
             self.move_on(turn);
@@ -369,9 +369,7 @@ impl Session {
     pub fn deafened(&mut self, side: Side, why: &dyn fmt::Display, turn: &mut Turn) {
         log::debug!("{} event=error of={} why=\"takes nothing more: {why}\"", self.number, side.as_str());
         match (&mut self.phase, side) {
-            (Phase::Exchange(exchange), Side::Upstream)
-                if exchange.record.moved.up > 0 && !self.flows.client.is_held() =>
-            {
+            (Phase::Exchange(exchange), Side::Upstream) if exchange.record.moved.up > 0 && !exchange.is_held() => {
                 exchange.note_deaf(&mut self.flows.client);
             }
             (Phase::Tunnel(tunnel), _) if tunnel.deaf.is_none() && !self.flows[side].has_passed_end_on() => {

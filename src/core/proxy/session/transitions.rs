@@ -136,7 +136,7 @@ impl Session {
         }
         let progress = exchange.response_arrived(&mut self.flows, turn);
         if exchange.is_heard() {
-            self.flows.client.forget();
+            exchange.forget_request();
         }
         match progress {
             Ok(Progress::Going) => self.move_on(turn),
@@ -179,15 +179,14 @@ impl Session {
         // A reused upstream connection that ends before its first byte was most likely closing while we wrote. Ask once more on
         // a new one, but only what is idempotent and still whole in the flow, or what has not left at all: anything else may
         // have been acted on.
-        let may_ask_again = exchange.is_reused
-            && !exchange.is_heard()
-            && (self.flows.client.is_held() || exchange.record.moved.up == 0);
+        let may_ask_again =
+            exchange.is_reused && !exchange.is_heard() && (exchange.is_held() || exchange.record.moved.up == 0);
         if !may_ask_again {
             return self.fault(why, turn);
         }
         log::debug!("{} event=retry why=\"{why}\"", self.number);
         if let Some(mut exchange) = self.take_exchange() {
-            self.flows.client.rewind();
+            exchange.rewind_request(&mut self.flows.client);
             self.flows.upstream.drop_pending();
             exchange.record.moved.up = 0;
             self.steps.add(Step::Close(Side::Upstream));
