@@ -17,6 +17,8 @@ use crate::proxy::turn::Turn;
 impl Session {
     /// Enters a phase. The only other assignment carries an exchange from one phase to the next: see
     /// [`take_exchange`](Session::take_exchange).
+    // Inlined, only what a phase has is written: 66 instructions of a GET.
+    #[inline(always)]
     pub(super) fn enter(&mut self, phase: Phase) {
         debug_assert!(!matches!(self.phase, Phase::Closed), "nothing follows {:?}", self.phase.as_str());
         self.phase = phase;
