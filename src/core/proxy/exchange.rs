@@ -521,6 +521,39 @@ pub enum Cause {
 mod tests {
     use super::*;
     use crate::proxy::buffer::Pool;
+    use crate::proxy::policy::UpstreamId;
+    use crate::proxy::record::{End, Traffic};
+
+    #[test]
+    fn a_renewed_exchange_is_as_good_as_new() {
+        let mut record = Record::new(Moment::FIRST + Duration::from_secs(1), String::new());
+        (record.answered, record.status, record.upstream) = (Some(record.began), Some(200), Some(UpstreamId(1)));
+        record.moved = Traffic { up: 1, down: 1 };
+        record.note_line(b"GET");
+        record.note_end(End::new("late", "client"));
+        let mut exchange = Exchange {
+            policy: Rc::default(),
+            route: Some(RouteId(1)),
+            record,
+            keep: true,
+            is_idempotent: true,
+            handshake: Some(Handshake::new(None)),
+            request: Framing::UntilClose,
+            request_content: 1,
+            held: b"held".to_vec(),
+            response: Response::Whole { reusable: true },
+            response_at: Some(1),
+            version: Version::Http10,
+            answers_head: true,
+            holds_body_back: true,
+            interims: 1,
+            is_deaf: true,
+            is_reused: true,
+            is_heard: true,
+        };
+        exchange.renew(Moment::FIRST);
+        assert_eq!(format!("{exchange:?}"), format!("{:?}", Exchange::new(Rc::default(), Moment::FIRST)));
+    }
 
     #[test]
     fn a_request_that_is_held_leaves_again() {

@@ -393,3 +393,37 @@ impl Session {
 fn is_blank(pending: &[u8]) -> bool {
     b"\r\n\r\n".starts_with(pending)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use crate::proxy::moment::Moment;
+    use crate::proxy::policy::{ClientAddress, Policy, UpstreamId};
+    use crate::proxy::route::{HostPattern, Route, RouteTable};
+    use crate::proxy::session::{Session, Step};
+    use crate::proxy::side::Side;
+    use crate::proxy::turn::Turn;
+
+    #[test]
+    fn a_used_connection_that_takes_nothing_has_the_time_of_one_that_is_silent() {
+        let route = Route {
+            host: HostPattern::Any,
+            prefix: String::new(),
+            strip: false,
+            dot_segments: false,
+            to: vec![UpstreamId(0)],
+        };
+        let policy = Policy { routes: RouteTable::new(vec![route]), ..Policy::default() };
+        let mut turn = Turn::new(Moment::FIRST, Rc::new(policy));
+        for (is_reused, max) in [(false, Some(turn.policy.timeouts.connect)), (true, turn.policy.timeouts.idle)] {
+            let mut session = Session::new(1, ClientAddress::Unix, &turn);
+            let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+            session.room(Side::Client, &mut turn)[..request.len()].copy_from_slice(request);
+            session.received(Side::Client, request.len(), &mut turn);
+            assert_eq!(session.next_step(), Some(Step::Connect));
+            session.connecting(UpstreamId(0), is_reused, &mut turn);
+            assert_eq!(session.deadline(), max.map(|max| turn.now + max), "reused: {is_reused}");
+        }
+    }
+}
