@@ -208,7 +208,8 @@ impl Session {
 
     // Facts. Of one side: `received` bytes, `ended` in order, `broke` with an error, was `deafened` to what we write. Of the client
     // alone: it `hung_up`, with bytes still unread. Of a connection on order: it is `connecting`, or `starved`. Of time: `timed_out`.
-    // The frequent ones are never inlined: in the loop, they would be compiled for size as it is.
+    // The frequent ones are never inlined: in the loop, they would be compiled for size as it is. But for `passed`, which is short: a
+    // call of it saves and restores more than it does, 26 instructions of an echo.
 
     /// Room to read bytes of this side into. Told back by [`received`](Session::received).
     pub fn room(&mut self, from: Side, turn: &mut Turn) -> &mut [u8] {
