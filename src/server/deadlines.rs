@@ -61,6 +61,7 @@ impl Deadlines {
 
     /// Drops the entries in front that no longer count, where `armed` says when each session is looked at anyway: nobody is woken for
     /// them.
+    #[cold]
     pub fn drop_front(&mut self, armed: impl Fn(PairKey) -> Armed) {
         while let Some(Reverse((moment, key))) = self.entries.peek()
             && armed(*key) != Some(*moment)
@@ -70,6 +71,7 @@ impl Deadlines {
     }
 
     /// Drops all entries that no longer count.
+    #[cold]
     pub fn sweep(&mut self, armed: impl Fn(PairKey) -> Armed) {
         let mut entries = std::mem::take(&mut self.entries);
         entries.retain(|Reverse((moment, key))| armed(*key) == Some(*moment));

@@ -351,13 +351,18 @@ impl EventLoop {
         // A bug of ours in one session must not end the others. What a panic may leave half done is the session's own, and is
         // dropped with it; the turn's buffers are emptied before they are used.
         while catch_unwind(AssertUnwindSafe(|| self.drive_share(&mut share))).is_err() {
-            if let Some(pair) = self.pairs.get_mut(self.driven.0 as usize) {
-                pair.give_up(&mut self.net);
-                self.dead.push(self.driven);
-            }
-            // It may hold bytes of that session.
-            self.net.pipe = Pipe::new().ok();
+            self.give_up_driven();
         }
+    }
+
+    #[cold]
+    fn give_up_driven(&mut self) {
+        if let Some(pair) = self.pairs.get_mut(self.driven.0 as usize) {
+            pair.give_up(&mut self.net);
+            self.dead.push(self.driven);
+        }
+        // It may hold bytes of that session.
+        self.net.pipe = Pipe::new().ok();
     }
 
     /// The hot loop. The reads and writes of all these pairs are made in this one function, into which all between here and them is

@@ -250,6 +250,7 @@ impl Pair {
 
     /// A side that is read tells of its end or its error by itself, behind all that it has sent. One that is not read because
     /// the other takes nothing would never be heard.
+    #[cold]
     fn tell_breaks(&mut self, noted: Noted, net: &mut Net, turn: &mut Turn) {
         for side in Side::BOTH.into_iter().filter(|side| noted.broke[*side]) {
             if self.session.minds_loss(side)
@@ -439,6 +440,7 @@ impl Pair {
 }
 
 /// A read of `side` brought no bytes. What that costs of the budget: 0 if nothing came of it.
+#[cold]
 fn heard_nothing(session: &mut Session, side: Side, moved: Moved, turn: &mut Turn) -> usize {
     match moved {
         Moved::Nothing | Moved::Bytes(_) => return 0,

@@ -189,9 +189,14 @@ pub fn room<T>() -> Slab<T> {
 pub fn shrink<T>(table: &mut Slab<T>) {
     let least = TABLE_BYTES / size_of::<T>();
     if table.len() < table.capacity() / 4 && table.capacity() > least {
-        table.shrink_to_fit();
-        table.reserve(least.saturating_sub(table.len()));
+        shrink_to(table, least);
     }
+}
+
+#[cold]
+fn shrink_to<T>(table: &mut Slab<T>, least: usize) {
+    table.shrink_to_fit();
+    table.reserve(least.saturating_sub(table.len()));
 }
 
 #[cfg(test)]

@@ -165,6 +165,7 @@ impl Upstreams {
     }
 
     /// Takes a connection out that was idle until now, because something happened on it.
+    #[cold]
     pub fn remove_idle(&mut self, id: UpstreamId, key: SocketKey) {
         let Some(slot) = self.slots.get_mut(id.0 as usize) else { return };
         let before = slot.idle.len();
@@ -173,6 +174,7 @@ impl Upstreams {
     }
 
     /// Takes out the connection that has been idle for longest: descriptors are short.
+    #[cold]
     pub fn evict(&mut self) -> Option<SocketKey> {
         let oldest = self
             .slots
@@ -211,6 +213,7 @@ impl Upstreams {
     }
 
     /// An upstream could not be connected with: it is left alone for a while.
+    #[cold]
     pub fn note_failure(&mut self, id: UpstreamId, now: Moment) {
         if let Some(slot) = self.slots.get_mut(id.0 as usize) {
             slot.failed_until = Some(now + self.keeping.cool_down);

@@ -177,6 +177,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Makes hop-by-hop what a Connection field names, if it is among these (RFC 9110, 7.6.1).
+    #[cold]
     pub fn end_named(&mut self, among: Meanings) {
         let headers = self.headers;
         let is_named = |field: &Header<'_>| {

@@ -366,6 +366,7 @@ fn leading_empty_lines(bytes: &[u8]) -> Result<usize, Reject> {
 }
 
 /// A head that is not whole: is it still within its limits?
+#[cold]
 fn partial<T>(text: &[u8], arrived: usize, limits: &Limits) -> Result<Option<T>, Reject> {
     refuse_bare_lf(text)?;
     let mut words = text.split(|byte| *byte == b'\n').next().unwrap_or_default().split(|byte| *byte == b' ');
@@ -380,6 +381,7 @@ fn partial<T>(text: &[u8], arrived: usize, limits: &Limits) -> Result<Option<T>,
 
 /// httparse did not know the version. A well-formed one is told that it is not supported, all else is malformed; which of the
 /// two is known when the line has ended.
+#[cold]
 fn other_version<T>(text: &[u8], arrived: usize, limits: &Limits) -> Result<Option<T>, Reject> {
     let Some(line_bytes) = text.iter().position(|byte| *byte == b'\n') else { return partial(text, arrived, limits) };
     let line = text.get(..line_bytes).unwrap_or_default().strip_suffix(b"\r");
@@ -411,6 +413,7 @@ fn refuse_bare_lf(text: &[u8]) -> Result<(), Reject> {
     Ok(())
 }
 
+#[cold]
 fn in_words(error: httparse::Error) -> &'static str {
     match error {
         httparse::Error::HeaderName => "a field name that is not a token",

@@ -99,6 +99,7 @@ fn separator(text: &str) -> Option<&str> {
 
 /// A path and query in which every byte may stand (RFC 3986, 3.3 and 3.4): what browsers leave as it is, encoded; anything else
 /// refused.
+#[cold]
 fn encoded(text: &str) -> Result<Cow<'_, str>, Reject> {
     let query_at = text.find('?').unwrap_or(text.len());
     let strays = text.bytes().enumerate().filter(|(at, byte)| match byte {
@@ -172,13 +173,7 @@ impl<'a> Authority<'a> {
     /// Understands a host with an optional port (RFC 3986, 3.2.2 and 3.2.3); `None` if it is anything else. The host may be
     /// empty only when all is.
     pub fn parse(text: &'a [u8]) -> Option<Authority<'a>> {
-        let host_bytes = if text.starts_with(b"[") {
-            let end = text.iter().position(|byte| *byte == b']')?;
-            str::from_utf8(text.get(1..end)?).ok()?.parse::<std::net::Ipv6Addr>().ok()?;
-            end.checked_add(1)?
-        } else {
-            name_bytes(text)
-        };
+        let host_bytes = if text.starts_with(b"[") { literal_bytes(text)? } else { name_bytes(text) };
         let (host, after) = text.split_at_checked(host_bytes)?;
         let is_sound = match after {
             [] => true,
@@ -187,6 +182,14 @@ impl<'a> Authority<'a> {
         };
         is_sound.then_some(Authority { text, host })
     }
+}
+
+/// How many bytes of an IPv6 address in brackets `text` begins with.
+#[cold]
+fn literal_bytes(text: &[u8]) -> Option<usize> {
+    let end = text.iter().position(|byte| *byte == b']')?;
+    str::from_utf8(text.get(1..end)?).ok()?.parse::<std::net::Ipv6Addr>().ok()?;
+    end.checked_add(1)
 }
 
 /// How many bytes of a host's name `text` begins with: letters, digits, `-._~` and percent-encoded bytes. The other signs that RFC

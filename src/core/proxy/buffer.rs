@@ -220,7 +220,12 @@ pub struct Pool {
 impl Pool {
     /// A large buffer with nothing in it.
     pub fn lend(&mut self) -> Box<Buffer> {
-        self.large.pop().unwrap_or_else(|| Box::new(Buffer::with_capacity(HEADROOM + READ_BYTES)))
+        self.large.pop().unwrap_or_else(Pool::another)
+    }
+
+    #[cold]
+    fn another() -> Box<Buffer> {
+        Box::new(Buffer::with_capacity(HEADROOM + READ_BYTES))
     }
 
     /// A large buffer with the content of `small`.

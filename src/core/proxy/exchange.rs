@@ -267,8 +267,13 @@ impl Exchange {
     pub fn forget_request(&mut self) {
         self.held.clear();
         if self.held.capacity() > HELD_KEPT_MAX {
-            self.held = Vec::new();
+            self.drop_held();
         }
+    }
+
+    #[cold]
+    fn drop_held(&mut self) {
+        self.held = Vec::new();
     }
 
     /// Throws away as much of the request's body as has arrived. Once more than [`DISCARD_BYTES_MAX`] have been, or it makes no

@@ -137,6 +137,13 @@ impl Record {
 
     /// Remembers what was asked for, if the log is on.
     pub fn note_request(&mut self, method: &str, host: &[u8], target: &str) {
+        if log::max_level() >= log::LevelFilter::Info {
+            self.write_request(method, host, target);
+        }
+    }
+
+    #[inline(never)]
+    fn write_request(&mut self, method: &str, host: &[u8], target: &str) {
         if log::log_enabled!(log::Level::Info) {
             // What is written around the three.
             const FRAME: usize = "method= host=\"\" target=\"\"".len();
@@ -146,6 +153,7 @@ impl Record {
     }
 
     /// Remembers the first line of what could not be understood as a request, if the log is on.
+    #[cold]
     pub fn note_line(&mut self, bytes: &[u8]) {
         if log::log_enabled!(log::Level::Info) {
             let line = bytes.trim_ascii_start().split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();

@@ -307,6 +307,7 @@ impl Session {
     }
 
     /// This side has sent its last byte.
+    #[cold]
     pub fn ended(&mut self, from: Side, turn: &mut Turn) {
         self.flows[from].end();
         match (&mut self.phase, from) {
@@ -342,12 +343,14 @@ impl Session {
 
     /// The client will send nothing more, though bytes of it may wait unread. Nobody waits for an answer then: half-closing
     /// clients are rarer by far than clients that left, and what they asked for may cost the upstream much.
+    #[cold]
     pub fn hung_up(&mut self, turn: &mut Turn) {
         self.is_client_done = true;
         self.leave_if_client_is_done(turn);
     }
 
     /// This side's connection broke: a read or a write failed, or a connection could not be made. `why` is for people.
+    #[cold]
     pub fn broke(&mut self, side: Side, why: &dyn fmt::Display, turn: &mut Turn) {
         log::debug!("{} event=error of={} why=\"{why}\"", self.number, side.as_str());
         match (&mut self.phase, side) {
@@ -367,6 +370,7 @@ impl Session {
     }
 
     /// This side takes nothing more: a write failed. What it said before may still wait to be read.
+    #[cold]
     pub fn deafened(&mut self, side: Side, why: &dyn fmt::Display, turn: &mut Turn) {
         log::debug!("{} event=error of={} why=\"takes nothing more: {why}\"", self.number, side.as_str());
         match (&mut self.phase, side) {
@@ -383,6 +387,7 @@ impl Session {
     }
 
     /// There is no room for a connection to the upstream that was chosen: no descriptor is left, or its backlog is full.
+    #[cold]
     pub fn starved(&mut self, turn: &mut Turn) {
         if !self.tries_next(turn) {
             self.reject(Reject::Full, turn);
@@ -390,6 +395,7 @@ impl Session {
     }
 
     /// The [`deadline`](Session::deadline) has passed.
+    #[cold]
     pub fn timed_out(&mut self, turn: &mut Turn) {
         log::debug!("{} event=time-out phase={}", self.number, self.phase.as_str());
         match &self.phase {
@@ -422,6 +428,7 @@ impl Session {
     }
 
     /// The process is about to end: an idle session ends now, any other when its exchange does.
+    #[cold]
     pub fn stop(&mut self) {
         if self.is_idle() {
             self.close();
@@ -429,6 +436,7 @@ impl Session {
     }
 
     /// The time for ending in peace is over.
+    #[cold]
     pub fn stop_now(&mut self, turn: &mut Turn) {
         match self.phase {
             Phase::Tunnel(_) => self.end_tunnel_in_peace(End::new("stopped", "hawkey"), turn),

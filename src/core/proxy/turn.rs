@@ -51,8 +51,13 @@ impl Turn {
                 spare.renew(began);
                 spare
             }
-            None => Box::new(Exchange::new(self.policy.clone(), began)),
+            None => self.another(began),
         }
+    }
+
+    #[cold]
+    fn another(&self, began: Moment) -> Box<Exchange> {
+        Box::new(Exchange::new(self.policy.clone(), began))
     }
 
     /// Takes back an exchange that has ended.

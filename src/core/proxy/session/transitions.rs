@@ -22,9 +22,15 @@ impl Session {
     pub(super) fn enter(&mut self, phase: Phase) {
         debug_assert!(!matches!(self.phase, Phase::Closed), "nothing follows {:?}", self.phase.as_str());
         self.phase = phase;
-        if log::log_enabled!(log::Level::Debug) {
+        if log::max_level() >= log::LevelFilter::Debug {
             self.log_phase();
         }
+    }
+
+    /// Tells of something by one word.
+    #[cold]
+    fn log_event(&self, event: &str) {
+        log::debug!("{} event={event}", self.number);
     }
 
     #[cold]
@@ -79,7 +85,7 @@ impl Session {
             Begun::Partial => {}
             Begun::Forward(exchange) => {
                 if exchange.handshake.is_some() {
-                    log::debug!("{} event=upgrade-asked", self.number);
+                    self.log_event("upgrade-asked");
                 }
                 self.connect(exchange, 0, false, turn);
                 self.leave_if_client_is_done(turn);
@@ -90,7 +96,7 @@ impl Session {
                     Cause::Reject(reject) => self.reject(reject, turn),
                     Cause::LastHop => self.reply(Reply::new(200), End::new("answered", "hawkey"), turn),
                     Cause::NoRoute => {
-                        log::debug!("{} event=no-route", self.number);
+                        self.log_event("no-route");
                         self.reply(Reply::new(404), End::new("no-route", "hawkey"), turn);
                     }
                 }
@@ -119,11 +125,12 @@ impl Session {
     }
 
     /// A connection could not be made: the next upstream of the list is tried, each once. Whether there was one.
+    #[cold]
     pub(super) fn tries_next(&mut self, turn: &mut Turn) -> bool {
         let Phase::Connect { attempt, .. } = self.phase else { return false };
         let has_another = self.wanted().is_some_and(|wanted| attempt + 1 < wanted.to.len());
         if has_another && let Some(exchange) = self.take_exchange() {
-            log::debug!("{} event=next-upstream", self.number);
+            self.log_event("next-upstream");
             self.steps.add(Step::Close(Side::Upstream));
             self.connect(exchange, attempt + 1, true, turn);
         }
@@ -176,6 +183,7 @@ impl Session {
     }
 
     /// The upstream's connection ended or broke before the response was whole.
+    #[cold]
     pub(super) fn upstream_failed(&mut self, why: &dyn fmt::Display, turn: &mut Turn) {
         let Phase::Exchange(exchange) = &self.phase else { return };
         // A reused upstream connection that ends before its first byte was most likely closing while we wrote. Ask once more on
@@ -197,6 +205,7 @@ impl Session {
     }
 
     /// The upstream failed us, and nobody else is left to be asked.
+    #[cold]
     pub(super) fn fault(&mut self, why: &dyn fmt::Display, turn: &mut Turn) {
         log::debug!("{} event=error of=upstream why=\"{why}\"", self.number);
         let (Phase::Connect { exchange, .. } | Phase::Exchange(exchange)) = &self.phase else { return };
@@ -207,6 +216,7 @@ impl Session {
         self.reply(Reply::new(status), End::because("fault", "upstream", why), turn);
     }
 
+    #[cold]
     pub(super) fn reject(&mut self, reject: Reject, turn: &mut Turn) {
         if let Phase::Head { began } = self.phase {
             let exchange = turn.exchange(began.unwrap_or(turn.now));
@@ -221,6 +231,7 @@ impl Session {
 
     /// Answers in the upstream's place, or cuts the connection if a byte of a final response has left: a cut answer must never
     /// look whole.
+    #[cold]
     pub(super) fn reply(&mut self, reply: Reply, end: End<'_>, turn: &mut Turn) {
         let (Phase::Connect { exchange, .. } | Phase::Exchange(exchange) | Phase::Finish(exchange)) = &self.phase
         else {
@@ -293,7 +304,7 @@ impl Session {
 
     pub(super) fn open_tunnel(&mut self, turn: &mut Turn) {
         let Some(exchange) = self.take_exchange() else { return };
-        log::debug!("{} event=upgrade-answered", self.number);
+        self.log_event("upgrade-answered");
         exchange.record.log_open(self.number, &self.client, &exchange.policy, turn.now);
         turn.moved += exchange.record.moved;
         let tunnel = Tunnel::new(exchange.policy.clone(), exchange.record.upstream, turn.now);
@@ -325,6 +336,7 @@ impl Session {
     }
 
     /// Both sides are closed; where bytes could not leave in time, with a reset, so that what is cut does not look whole.
+    #[cold]
     pub(super) fn end_tunnel_in_peace(&mut self, end: End<'_>, turn: &mut Turn) {
         self.log_tunnel(end, turn);
         self.enter(Phase::Closed);
@@ -335,6 +347,7 @@ impl Session {
     }
 
     /// One side was reset: so is the other.
+    #[cold]
     pub(super) fn end_tunnel(&mut self, end: End<'_>, abort: Side, turn: &mut Turn) {
         self.log_tunnel(end, turn);
         self.enter(Phase::Closed);
@@ -351,6 +364,7 @@ impl Session {
 
     /// The client is gone: whoever works for it need not go on. If it has only ended its own side and still reads, it must see
     /// that what has begun is cut.
+    #[cold]
     pub(super) fn client_left(&mut self, why: &dyn fmt::Display, turn: &mut Turn) {
         let has_begun = match &self.phase {
             Phase::Exchange(exchange) | Phase::Finish(exchange) => exchange.has_answered(),
@@ -361,10 +375,12 @@ impl Session {
     }
 
     /// The response cannot be completed: the client must see that.
+    #[cold]
     pub(super) fn cut(&mut self, end: End<'_>, turn: &mut Turn) {
         self.end_exchange(end, Step::Abort(Side::Client), turn);
     }
 
+    #[cold]
     fn end_exchange(&mut self, end: End<'_>, client: Step, turn: &mut Turn) {
         self.let_upstream_go();
         if let Some(mut exchange) = self.take_exchange() {
