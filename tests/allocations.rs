@@ -18,7 +18,7 @@ const OPERATIONS: usize = 10_000;
 /// By how many allocations two runs may differ that do the same.
 const BY_CHANCE: u64 = 16;
 
-const GET: &[u8] = b"GET /hello?name=value HTTP/1.1\r\nHost: localhost:8080\r\nUser-Agent: test\r\nAccept: */*\r\n\r\n";
+const GET: &str = "GET /hello?name=value HTTP/1.1\r\nHost: localhost:8080\r\nUser-Agent: test\r\nAccept: */*\r\n";
 const ANSWER: &[u8] =
     b"HTTP/1.1 200 OK\r\nServer: test\r\nContent-Type: text/plain\r\nContent-Length: 12\r\n\r\nhello, world";
 const HANDSHAKE: &[u8] = b"GET /tunnel HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -43,13 +43,22 @@ fn messages_of_a_tunnel_allocate_nothing() {
 
 #[test]
 fn requests_on_kept_connections_allocate_nothing() {
-    expect_none("a GET", |address, requests| {
-        let mut clients = [(); 4].map(|()| TcpStream::connect(address).expect("hawkey accepts"));
-        for client in (0..clients.len()).cycle().take(requests) {
-            clients[client].write_all(GET).expect("hawkey takes the request");
-            read_behind(&mut clients[client], b"hello, world");
-        }
-    });
+    expect_none("a GET", |address, requests| get(address, requests, 1));
+}
+
+#[test]
+fn requests_with_cookies_allocate_nothing() {
+    expect_none("a GET with cookies", |address, requests| get(address, requests, 1_500));
+}
+
+/// Asks for so many answers, with a cookie of so many bytes.
+fn get(address: SocketAddr, requests: usize, cookie_bytes: usize) {
+    let request = format!("{GET}Cookie: {}\r\n\r\n", "c".repeat(cookie_bytes));
+    let mut clients = [(); 4].map(|()| TcpStream::connect(address).expect("hawkey accepts"));
+    for client in (0..clients.len()).cycle().take(requests) {
+        clients[client].write_all(request.as_bytes()).expect("hawkey takes the request");
+        read_behind(&mut clients[client], b"hello, world");
+    }
 }
 
 /// Runs `operate` with two numbers of operations, which must not differ in what they allocate, but for the few allocations of the
@@ -135,7 +144,7 @@ fn log_to_memory() {
     }
 
     static MEMORY: Memory = Memory(Mutex::new(String::new()));
-    // Both tests ask for it.
+    // Each test asks for it.
     let _ = log::set_logger(&MEMORY);
     log::set_max_level(log::LevelFilter::Info);
 }

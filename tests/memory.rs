@@ -19,7 +19,7 @@ const IDLE_BYTES_MAX: u64 = 256;
 /// Bytes that a stalled reader may cost: one direction, and one only.
 const STALLED_BYTES_MAX: u64 = 128 * 1024;
 /// The same of a client that does all that docs/limits.md counts: places in the tables, an exchange, its log text and two flows.
-const WORST_BYTES_MAX: u64 = 232 + 256 + (4 * 16 + 2) * 1024 + 2 * (80 + (64 + 16 + 2 * 8 + 2) * 1024 + 17 * 100);
+const WORST_BYTES_MAX: u64 = 232 + 256 + (4 * 16 + 3) * 1024 + 2 * (80 + (64 + 16 + 2 * 8 + 2) * 1024 + 17 * 100);
 /// Readers that stall at once.
 const STALLED: usize = 8;
 /// What a stalled reader is offered.

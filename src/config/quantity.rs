@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::error::Flaw;
 
-/// The longest duration. Deadlines are instants, and an instant has an end; `"off"` is the word for "for ever".
+/// The longest duration. A year is longer than any wait that is meant; `"off"` is the word for "for ever".
 const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The units of a size. Those of 1,024 come first: printing takes the first that divides.

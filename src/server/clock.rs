@@ -3,7 +3,7 @@
 use crate::os::clock;
 use crate::proxy::moment::Moment;
 
-/// What it shows. It never goes back, and is the same in all processes of a machine: a tunnel that has moved is as old as it was.
+/// What it shows. It never goes back, and began before any tunnel did: one that comes from another process is as old as it was.
 #[inline]
 pub fn now() -> Moment {
     Moment::FIRST + clock::since_start()

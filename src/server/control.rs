@@ -155,7 +155,7 @@ impl Control {
         self.due = Some(now);
     }
 
-    /// When it wants to be attended to. Kept, and not worked out, because every turn asks.
+    /// When it wants to be attended to.
     pub fn due(&self) -> Option<Moment> {
         self.due
     }

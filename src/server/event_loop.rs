@@ -39,7 +39,7 @@ use crate::server::taker::Taker;
 use crate::server::upgrade::{Program, Upgrade};
 use crate::server::upstreams::{Keeping, Upstreams};
 
-/// Events taken from the kernel in one turn. Many more would make those at the end wait for those at the front.
+/// Events taken from the kernel in one turn. Many more would make some of them wait for all the others.
 const EVENTS_MAX: usize = 200;
 /// Connections accepted in one turn and from one listener, so that a wave of them does not make tunnels wait.
 const ACCEPTS_MAX: usize = 16;
@@ -471,8 +471,9 @@ impl EventLoop {
     /// No more clients; idle sessions end now, the others when their exchanges do, all of them when the time is over.
     fn begin_to_stop(&mut self) {
         self.fail_upgrade("hawkey was asked to stop");
-        log::info!("stopping sessions={} drain_ms={}", self.pairs.len(), self.drain.as_millis());
-        self.supervisor.stopping(self.pairs.len(), self.drain);
+        let sessions = self.pairs.iter().filter(|(_, pair)| !pair.has_ended()).count();
+        log::info!("stopping sessions={sessions} drain_ms={}", self.drain.as_millis());
+        self.supervisor.stopping(sessions, self.drain);
         for index in 0..self.listeners.len() {
             self.accept_all(index);
         }

@@ -37,7 +37,8 @@ impl RunQueue {
 
     /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
-        self.prompt.is_empty() && self.bulk.is_empty() && self.now.is_empty()
+        debug_assert!(self.now.is_empty(), "a turn drives all of its prompt line");
+        self.prompt.is_empty() && self.bulk.is_empty()
     }
 }
 

@@ -94,7 +94,7 @@ impl Supervisor {
         self.watch.map(|watch| watch.due)
     }
 
-    /// Gives a sign of life if one is due. Asked once a turn: so a loop that is stuck gives none.
+    /// Gives a sign of life if one is due. Asked by the loop: so one that is stuck gives none.
     pub(super) fn keep_watch(&mut self, now: Moment) {
         if let Some(watch) = &mut self.watch
             && watch.due <= now

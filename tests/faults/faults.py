@@ -80,8 +80,6 @@ RUNNING = {
     # A reload: what cannot be read leaves all as it was. What could not leave a pipe is read too.
     "openat": dict.fromkeys(("EACCES", "EINTR", "EIO", "EISDIR", "ELOOP", "EMFILE", "ENFILE", "ENOENT", "ENOMEM", "ENOTDIR"), 0),
     "statx": dict.fromkeys(("EACCES", "ENOENT", "ENOMEM"), 0),
-    # Where the clock is read from, which a reload tells a supervisor: older kernels do not say it.
-    "prctl": {"EINVAL": 0},
     "read": {"EINTR": 0, **dict.fromkeys(("EIO", "EAGAIN", "EISDIR"), 1)},
 }
 # At its start, hawkey either does without what failed or says in one sentence why it cannot run.

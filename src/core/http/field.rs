@@ -97,7 +97,7 @@ impl Meaning {
 const X_FORWARDED: &str = "X-Forwarded-";
 
 /// A set of meanings.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meanings(u32);
 
 impl Meanings {
@@ -208,7 +208,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Whether all lines of the head end in CRLF. httparse takes a bare LF for the end of a line and lets none stand anywhere else,
-    /// so that all of them are in front of a field or of the end: a search for them would be a twentieth of all that a GET costs.
+    /// so that all of them are in front of a field or of the end: a search for them was a twentieth of the instructions that a GET takes.
     pub fn end_in_crlf(&self) -> bool {
         let begins_a_line = |field: &Header<'_>| {
             self.head.get(..offset(self.head, field.name.as_bytes())).is_some_and(|before| before.ends_with(b"\r\n"))

@@ -1,8 +1,8 @@
 //! A head rewritten for the next hop (RFC 9110, 7.6).
 //!
 //! What is passed on is written anew from what was understood, never copied blindly: framing fields say the one thing that
-//! we read in them, hop-by-hop fields end here, and what we say about the client cannot have been said by the client. Of all other fields,
-//! lines are copied that were read as holding just what would be written.
+//! we read in them, hop-by-hop fields end here, and what we say about the client cannot have been said by a client that is not trusted. Of all fields
+//! that are passed on as they are, lines are copied that were read as holding just what would be written.
 
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -176,7 +176,7 @@ fn put_field(out: &mut Vec<u8>, field: &Header<'_>) {
     put(out, &["\r\n"]);
 }
 
-/// As `write!` does it, which takes six times as many instructions: addresses and lengths were a sixth of all that a GET costs.
+/// As `write!` does it, which takes six times as many instructions.
 fn put_number(out: &mut Vec<u8>, number: u64) {
     let mut digits = [0; 20];
     let mut rest = number;

@@ -3,7 +3,6 @@
 //! A view that exists is well formed: one Host at the most, no two lengths, no transfer coding but a single `chunked`, no byte
 //! that two parsers could read in two ways. Parsing costs one pass of httparse, three short ones over its fields, and no allocation.
 
-use std::io::BufRead as _;
 use std::mem::MaybeUninit;
 
 use httparse::Header;
@@ -401,16 +400,8 @@ const BARE_LF: Reject = Reject::Malformed("a line that does not end in CRLF");
 
 /// Refuses the beginning of a head if one of its lines ends in a bare LF.
 fn refuse_bare_lf(text: &[u8]) -> Result<(), Reject> {
-    let mut rest = text;
-    // It looks at many bytes at a time, which a loop would not (docs/decisions/0013).
-    while let Ok(line_bytes @ 1..) = rest.skip_until(b'\n') {
-        let line_end = text.len().saturating_sub(rest.len());
-        let line = text.get(line_end.saturating_sub(line_bytes)..line_end).unwrap_or_default();
-        if line.ends_with(b"\n") && !line.ends_with(b"\r\n") {
-            return Err(BARE_LF);
-        }
-    }
-    Ok(())
+    let ends_bare = |line: &[u8]| line.ends_with(b"\n") && !line.ends_with(b"\r\n");
+    if text.split_inclusive(|byte| *byte == b'\n').any(ends_bare) { Err(BARE_LF) } else { Ok(()) }
 }
 
 #[cold]

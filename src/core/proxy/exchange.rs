@@ -26,7 +26,7 @@ const INTERIMS_MAX: u8 = 16;
 pub const DISCARD_BYTES_MAX: u64 = 64 * 1024;
 
 /// Bytes of a request whose memory is used to hold the next.
-const HELD_KEPT_MAX: usize = 1024;
+const HELD_KEPT_MAX: usize = 2048;
 
 /// One request and its response.
 #[derive(Debug)]
@@ -252,6 +252,11 @@ impl Exchange {
     /// Whether the request is held.
     pub fn is_held(&self) -> bool {
         !self.held.is_empty()
+    }
+
+    /// Bytes of memory in which the request is held, or was.
+    pub fn held_bytes(&self) -> usize {
+        self.held.capacity()
     }
 
     /// Lets a request that is held leave again, and holds it no longer.

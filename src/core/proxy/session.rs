@@ -203,7 +203,13 @@ impl Session {
 
     /// Bytes of buffers that it owns at this moment.
     pub fn buffer_bytes(&self) -> usize {
-        self.flows.client.buffer_bytes() + self.flows.upstream.buffer_bytes()
+        let held = match &self.phase {
+            Phase::Connect { exchange, .. } | Phase::Exchange(exchange) | Phase::Finish(exchange) => {
+                exchange.held_bytes()
+            }
+            Phase::Head { .. } | Phase::Tunnel(_) | Phase::Linger | Phase::Closed => 0,
+        };
+        self.flows.client.buffer_bytes() + self.flows.upstream.buffer_bytes() + held
     }
 
     // Facts. Of one side: `received` bytes, `ended` in order, `broke` with an error, was `deafened` to what we write. Of the client

@@ -62,7 +62,6 @@ impl Session {
             flows,
             phase,
             steps: Steps::default(),
-            // A deadline that no clock can tell is none.
             deadline: packed.time_left.map(|left| turn.now + left),
             is_client_done: packed.is_client_done,
         }

@@ -187,8 +187,7 @@ impl Session {
     pub(super) fn upstream_failed(&mut self, why: &dyn fmt::Display, turn: &mut Turn) {
         let Phase::Exchange(exchange) = &self.phase else { return };
         // A reused upstream connection that ends before its first byte was most likely closing while we wrote. Ask once more on
-        // a new one, but only what is idempotent and still whole in the flow, or what has not left at all: anything else may
-        // have been acted on.
+        // a new one, but only what is held, which is idempotent, or what has not left at all: anything else may have been acted on.
         let may_ask_again =
             exchange.is_reused && !exchange.is_heard() && (exchange.is_held() || exchange.record.moved.up == 0);
         if !may_ask_again {
