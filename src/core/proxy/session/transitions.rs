@@ -421,8 +421,8 @@ mod tests {
     use crate::proxy::side::Side;
     use crate::proxy::turn::Turn;
 
-    #[test]
-    fn a_used_connection_that_takes_nothing_has_the_time_of_one_that_is_silent() {
+    /// A turn in which one route leads everything to one upstream.
+    fn turn() -> Turn {
         let route = Route {
             host: HostPattern::Any,
             prefix: String::new(),
@@ -431,15 +431,41 @@ mod tests {
             to: vec![UpstreamId(0)],
         };
         let policy = Policy { routes: RouteTable::new(vec![route]), ..Policy::default() };
-        let mut turn = Turn::new(Moment::FIRST, Rc::new(policy));
+        Turn::new(Moment::FIRST, Rc::new(policy))
+    }
+
+    fn receive(session: &mut Session, from: Side, bytes: &[u8], turn: &mut Turn) {
+        session.room(from, turn)[..bytes.len()].copy_from_slice(bytes);
+        session.received(from, bytes.len(), turn);
+    }
+
+    #[test]
+    fn a_used_connection_that_takes_nothing_has_the_time_of_one_that_is_silent() {
+        let mut turn = turn();
         for (is_reused, max) in [(false, Some(turn.policy.timeouts.connect)), (true, turn.policy.timeouts.idle)] {
             let mut session = Session::new(1, ClientAddress::Unix, &turn);
-            let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-            session.room(Side::Client, &mut turn)[..request.len()].copy_from_slice(request);
-            session.received(Side::Client, request.len(), &mut turn);
+            receive(&mut session, Side::Client, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", &mut turn);
             assert_eq!(session.next_step(), Some(Step::Connect));
             session.connecting(UpstreamId(0), is_reused, &mut turn);
             assert_eq!(session.deadline(), max.map(|max| turn.now + max), "reused: {is_reused}");
         }
+    }
+
+    #[test]
+    fn a_request_is_held_until_its_answer_begins() {
+        let mut turn = turn();
+        let mut session = Session::new(1, ClientAddress::Unix, &turn);
+        let request = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {}\r\n\r\n", "c".repeat(4_000));
+        receive(&mut session, Side::Client, request.as_bytes(), &mut turn);
+        session.connecting(UpstreamId(0), true, &mut turn);
+        let leaving = session.leaving(Side::Upstream).len();
+        session.sent(Side::Upstream, leaving, &mut turn);
+        session.settle(&mut turn);
+        assert_eq!(session.buffer_bytes(), leaving, "it may have to leave again");
+        receive(&mut session, Side::Upstream, b"HTTP/1.1 100 Continue\r\n\r\n", &mut turn);
+        let answer = session.leaving(Side::Client).len();
+        session.sent(Side::Client, answer, &mut turn);
+        session.settle(&mut turn);
+        assert_eq!(session.buffer_bytes(), 0, "it will not leave again");
     }
 }
