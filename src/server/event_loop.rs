@@ -544,7 +544,9 @@ fn keeping(config: &Config) -> Keeping {
 /// comes, even an end, ends it.
 fn note_stream(event: &Event, net: &mut Net, pairs: &mut Slab<Pair>, queue: &mut RunQueue) {
     let Some((key, socket, holder)) = net.table.named(event.token()) else { return };
-    socket.note(event);
+    if !socket.note(event) {
+        return;
+    }
     match holder {
         Holder::Idle(upstream) => {
             if socket.is_readable() {

@@ -94,12 +94,16 @@ impl Socket {
         registry.deregister(&mut SourceFd(&self.stream.as_raw_fd()))
     }
 
-    /// Takes note of an event.
-    pub fn note(&mut self, event: &Event) {
+    /// Takes note of an event. Whether it was news: that a write is worth a call is told with every new socket, and of most it is known.
+    pub fn note(&mut self, event: &Event) -> bool {
         let is_over = event.is_read_closed() || event.is_write_closed() || event.is_error();
-        self.readable |= event.is_readable() || is_over;
-        self.writable |= event.is_writable() || is_over;
+        let reads = event.is_readable() || is_over;
+        let writes = event.is_writable() || is_over;
+        let is_news = reads || writes && !self.writable;
+        self.readable |= reads;
+        self.writable |= writes;
         self.has_more_behind |= is_over || event.is_priority();
+        is_news
     }
 
     /// Makes a read worth a call although no event has told so.
@@ -224,4 +228,38 @@ pub fn ask_when_silent(listener: &socket2::Socket) {
 
 fn questions() -> TcpKeepalive {
     TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixStream;
+
+    use mio::{Events, Poll};
+
+    use super::*;
+
+    #[test]
+    fn that_a_write_is_worth_a_call_is_news_only_where_it_was_not_known() {
+        let (ours, mut peer) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        peer.set_nonblocking(true).unwrap();
+        let mut poll = Poll::new().unwrap();
+        let mut socket = Socket::accepted(ours.into());
+        socket.register(poll.registry(), Token(0)).unwrap();
+        let mut next_is_news = |socket: &mut Socket| {
+            let mut events = Events::with_capacity(1);
+            poll.poll(&mut events, Some(Duration::from_secs(10))).unwrap();
+            socket.note(events.iter().next().expect("an event"))
+        };
+        assert!(!next_is_news(&mut socket), "it can be written to, as was known when it was made");
+        peer.write_all(b"x").unwrap();
+        assert!(next_is_news(&mut socket), "a byte has come");
+        while socket.is_writable() {
+            socket.write(&[0; 65536]);
+        }
+        while peer.read(&mut [0; 65536]).is_ok() {}
+        assert!(next_is_news(&mut socket), "it can be written to again");
+        assert!(socket.is_writable());
+    }
 }
