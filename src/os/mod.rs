@@ -2,6 +2,7 @@
 //! the other end of a Unix socket, descriptors that pass over one, the calls of every stream, splice, writing that never waits, and what
 //! a service manager passes and is told. Nothing of ours is in here.
 
+pub mod alarm;
 pub mod clock;
 pub mod descriptors;
 pub mod errors;

@@ -23,7 +23,7 @@ use crate::proxy::session::Session;
 use crate::proxy::side::Side;
 use crate::proxy::turn::Turn;
 use crate::server::Server;
-use crate::server::clock;
+use crate::server::clock::{self, Alarm};
 use crate::server::control::Control;
 use crate::server::deadlines::Deadlines;
 use crate::server::giver::Giver;
@@ -62,14 +62,16 @@ const SIGNALS: Token = Token(OTHER + 1);
 const CONTROL: Token = Token(OTHER + 2);
 /// The process whose place this one has taken, and which may still have something to give.
 const FORMER: Token = Token(OTHER + 3);
+const ALARM: Token = Token(OTHER + 4);
 /// Of the first listener. Each has a token of its own, and leaves it to nobody.
-const LISTENERS: usize = OTHER + 4;
+const LISTENERS: usize = OTHER + 5;
 
 /// The loop and everything in it.
 #[derive(Debug)]
 pub struct EventLoop {
     poll: Poll,
     events: Events,
+    alarm: Alarm,
     listeners: Vec<Listener>,
     /// The token of the next listener.
     next_listener: usize,
@@ -142,6 +144,7 @@ impl EventLoop {
         // Without a pipe, bulk is copied like everything else.
         let net = Net { registry, table: Table::default(), upstreams, may_be_behind: false, pipe: Pipe::new().ok() };
         Ok(EventLoop {
+            alarm: Alarm::new(poll.registry(), ALARM)?,
             poll,
             events: Events::with_capacity(EVENTS_MAX),
             listeners,
@@ -220,14 +223,11 @@ impl EventLoop {
     }
 
     fn sleep(&mut self) -> io::Result<()> {
-        let timeout = if !self.stirred.is_empty() || !self.queue.is_empty() || self.may_accept() {
-            Some(Duration::ZERO)
-        } else {
-            let wake = sooner(sooner(self.deadlines.next(), self.net.upstreams.next_due()), self.attend_at);
-            let paused = self.accept_paused_until.filter(|_| self.listeners.iter().any(|listener| listener.is_ready));
-            let lines = self.lines_wait.then(|| self.turn.now + LINES_RETRY);
-            sooner(wake, sooner(paused, lines)).map(|due| due.saturating_duration_since(self.turn.now))
-        };
+        let is_busy = !self.stirred.is_empty() || !self.queue.is_empty() || self.may_accept();
+        if !is_busy && let Some(due) = self.next_due() {
+            self.alarm.ring_for(due)?;
+        }
+        let timeout = is_busy.then_some(Duration::ZERO);
         match self.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                 self.events.clear();
@@ -239,14 +239,23 @@ impl EventLoop {
         }
     }
 
+    /// When there is something to do even if nothing happens.
+    fn next_due(&self) -> Option<Moment> {
+        let wake = sooner(sooner(self.deadlines.next(), self.net.upstreams.next_due()), self.attend_at);
+        let paused = self.accept_paused_until.filter(|_| self.listeners.iter().any(|listener| listener.is_ready));
+        let lines = self.lines_wait.then(|| self.turn.now + LINES_RETRY);
+        sooner(wake, sooner(paused, lines))
+    }
+
     /// Events and expired deadlines only mark sockets and queue pairs; nothing is done about them yet.
     fn take_note(&mut self) {
-        let EventLoop { events, listeners, net, pairs, queue, stirred, .. } = self;
+        let EventLoop { events, alarm, listeners, net, pairs, queue, stirred, .. } = self;
         let mut count = 0;
         for event in events.iter() {
             count += 1;
             match event.token() {
                 Token(stream) if stream < OTHER => note_stream(event, net, pairs, queue),
+                ALARM => alarm.rang(),
                 token => match listeners.iter_mut().find(|listener| listener.token == token) {
                     Some(listener) => listener.is_ready = true,
                     None => stirred.push(token),
@@ -335,8 +344,8 @@ impl EventLoop {
         }
         self.net.table.bury();
         let armed = |PairKey(key): PairKey| self.pairs.get(key as usize)?.armed;
-        if self.events.is_empty() {
-            // Nothing but time has woken the loop. It is not to do so again for an entry that was overtaken.
+        if !self.alarm.is_set() {
+            // It is not to ring for an entry that was overtaken.
             self.deadlines.drop_front(armed);
         }
         // Such entries may be far from the front.

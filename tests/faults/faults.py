@@ -99,6 +99,7 @@ STARTING = {
     "unlink": ("EACCES", "EBUSY", "EIO", "EISDIR", "ELOOP", "ENOENT", "ENOMEM", "ENOTDIR", "EPERM", "EROFS"),
     "epoll_create1": ("EMFILE", "ENFILE", "ENOMEM"),
     "eventfd2": ("EMFILE", "ENFILE", "ENODEV", "ENOMEM"),
+    "timerfd_create": ("EMFILE", "ENFILE", "ENODEV", "ENOMEM"),
     "epoll_ctl": ("ENOMEM", "ENOSPC", "EPERM"),
     "socketpair": ("EAFNOSUPPORT", "EMFILE", "ENFILE", "ENOMEM", "EOPNOTSUPP"),
     "ioctl": ("ENOTTY",),
@@ -145,7 +146,7 @@ LOG = {
 # After a write with one of these a line may come late; after others it may be lost.
 LATE_LINES = ("EAGAIN", "EINTR")
 # What the manual pages know no errors for that could happen here.
-NEVER_FAIL = {"getpid", "rt_sigaction", "rt_sigreturn", "exit_group", "sigaltstack", "restart_syscall"}
+NEVER_FAIL = {"getpid", "rt_sigaction", "rt_sigreturn", "exit_group", "sigaltstack", "restart_syscall", "timerfd_settime"}
 
 CONFIGURATION = """
 listen = ["127.0.0.1:0", "unix:{folder}/hawkey.sock"]
