@@ -9,6 +9,9 @@ use std::collections::BinaryHeap;
 use crate::proxy::moment::Moment;
 use crate::server::table::PairKey;
 
+/// Entries that may wait in vain, beside one for every fourth that counts, before all are looked through.
+const SPARE: usize = 64;
+
 /// When a session is looked at anyway: the time of its entry that counts, if it has one.
 pub type Armed = Option<Moment>;
 
@@ -16,6 +19,8 @@ pub type Armed = Option<Moment>;
 #[derive(Debug)]
 pub struct Deadlines {
     entries: BinaryHeap<Reverse<(Moment, PairKey)>>,
+    /// How many there may be before they are looked through.
+    enough: usize,
 }
 
 impl Deadlines {
@@ -25,7 +30,8 @@ impl Deadlines {
 
     /// No entries, and room for so many bytes of them.
     pub fn with_bytes(bytes: usize) -> Deadlines {
-        Deadlines { entries: BinaryHeap::with_capacity(bytes / size_of::<(Moment, PairKey)>()) }
+        let entries = BinaryHeap::with_capacity(bytes / size_of::<(Moment, PairKey)>());
+        Deadlines { entries, enough: SPARE }
     }
 
     /// Sees to it that `key` is looked at when `deadline` comes. `armed` is when that will be anyway, and is updated.
@@ -54,9 +60,10 @@ impl Deadlines {
         self.entries.peek().map(|Reverse((moment, _))| *moment)
     }
 
-    /// How many entries there are, those included that no longer count.
-    pub fn len(&self) -> usize {
-        self.entries.len()
+    /// Whether so many have come since they were looked through that there may be many among them that no longer count.
+    #[inline]
+    pub fn are_crowded(&self) -> bool {
+        self.entries.len() > self.enough
     }
 
     /// Drops the entries in front that no longer count, where `armed` says when each session is looked at anyway: nobody is woken for
@@ -75,6 +82,7 @@ impl Deadlines {
     pub fn sweep(&mut self, armed: impl Fn(PairKey) -> Armed) {
         let mut entries = std::mem::take(&mut self.entries);
         entries.retain(|Reverse((moment, key))| armed(*key) == Some(*moment));
+        self.enough = entries.len() + entries.len() / 4 + SPARE;
         self.entries = entries;
     }
 }
@@ -94,7 +102,7 @@ mod tests {
         deadlines.arm(PairKey(1), Some(at(500)), &mut one);
         deadlines.arm(PairKey(2), Some(at(300)), &mut two);
         deadlines.arm(PairKey(2), Some(at(50)), &mut two);
-        assert_eq!(deadlines.len(), 3, "moving away adds no entry");
+        assert_eq!(deadlines.entries.len(), 3, "moving away adds no entry");
         assert_eq!((one, two), (Some(at(100)), Some(at(50))));
         assert_eq!((deadlines.next(), deadlines.next_fired(at(49))), (Some(at(50)), None));
         assert_eq!(deadlines.next_fired(at(50)), Some((at(50), PairKey(2))));
@@ -115,8 +123,28 @@ mod tests {
             deadlines.arm(PairKey(1), Some(at(millis)), &mut None);
         }
         deadlines.drop_front(|_| Some(at(30)));
-        assert_eq!((deadlines.next(), deadlines.len()), (Some(at(30)), 2));
+        assert_eq!((deadlines.next(), deadlines.entries.len()), (Some(at(30)), 2));
         deadlines.sweep(|_| Some(at(40)));
-        assert_eq!((deadlines.next(), deadlines.len()), (Some(at(40)), 1));
+        assert_eq!((deadlines.next(), deadlines.entries.len()), (Some(at(40)), 1));
+    }
+
+    #[test]
+    fn a_quarter_of_those_that_count_may_wait_in_vain() {
+        let at = |millis| Moment::FIRST + Duration::from_millis(millis);
+        let mut deadlines = Deadlines::with_bytes(0);
+        let counts = |PairKey(key)| Some(at(u64::from(key)));
+        for millis in 1..=1000 {
+            deadlines.arm(PairKey(millis), counts(PairKey(millis)), &mut None);
+        }
+        assert!(deadlines.are_crowded(), "nobody has looked through so many yet");
+        deadlines.sweep(counts);
+        for _ in 0..250 + SPARE {
+            assert!(!deadlines.are_crowded());
+            deadlines.arm(PairKey(1), Some(at(0)), &mut None);
+        }
+        deadlines.arm(PairKey(1), Some(at(0)), &mut None);
+        assert!(deadlines.are_crowded());
+        deadlines.sweep(counts);
+        assert_eq!(deadlines.entries.len(), 1000);
     }
 }

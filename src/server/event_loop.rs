@@ -51,8 +51,6 @@ const ACCEPT_WARNING: Duration = Duration::from_secs(1);
 
 /// How soon log lines that standard error did not take are offered again.
 const LINES_RETRY: Duration = Duration::from_millis(250);
-/// Deadlines that may wait in vain, beside one for every fourth session, before they are looked through.
-const DEADLINES_SPARE: usize = 64;
 
 /// Tokens of what is no stream: the highest of 32 bits is set.
 const OTHER: usize = 1 << 31;
@@ -112,8 +110,6 @@ pub struct EventLoop {
     /// Descriptors have run out: no accepting until then.
     accept_paused_until: Option<Moment>,
     accept_warned: Option<Moment>,
-    /// Log lines wait for standard error to take them.
-    lines_wait: bool,
     drain: Duration,
     /// Once the process has been asked to stop: when the time for that is over.
     stop_by: Option<Moment>,
@@ -176,7 +172,6 @@ impl EventLoop {
             connections_max,
             accept_paused_until: None,
             accept_warned: None,
-            lines_wait: false,
             drain: config.drain,
             stop_by: None,
         })
@@ -188,7 +183,7 @@ impl EventLoop {
             self.take_over(former)?;
         }
         self.supervisor.ready(&self.listeners);
-        self.lines_wait = journal::flush();
+        self.write_lines();
         while !self.is_done() {
             self.turn()?;
         }
@@ -224,7 +219,8 @@ impl EventLoop {
 
     fn sleep(&mut self) -> io::Result<()> {
         let is_busy = !self.stirred.is_empty() || !self.queue.is_empty() || self.may_accept();
-        if !is_busy && let Some(due) = self.next_due() {
+        let due = sooner(sooner(self.deadlines.next(), self.net.upstreams.next_due()), self.attend_at);
+        if !is_busy && let Some(due) = due {
             self.alarm.ring_for(due)?;
         }
         let timeout = is_busy.then_some(Duration::ZERO);
@@ -237,14 +233,6 @@ impl EventLoop {
             }
             polled => polled,
         }
-    }
-
-    /// When there is something to do even if nothing happens.
-    fn next_due(&self) -> Option<Moment> {
-        let wake = sooner(sooner(self.deadlines.next(), self.net.upstreams.next_due()), self.attend_at);
-        let paused = self.accept_paused_until.filter(|_| self.listeners.iter().any(|listener| listener.is_ready));
-        let lines = self.lines_wait.then(|| self.turn.now + LINES_RETRY);
-        sooner(wake, sooner(paused, lines))
     }
 
     /// Events and expired deadlines only mark sockets and queue pairs; nothing is done about them yet.
@@ -328,7 +316,8 @@ impl EventLoop {
         }
         let control = self.control.as_ref().and_then(Control::due);
         let upgrade = self.upgrade.as_ref().map(|upgrade| upgrade.next_due(self.turn.now));
-        let rarely = [control, self.supervisor.next_due(), upgrade, self.stop_by];
+        let paused = self.accept_paused_until.filter(|until| *until > self.turn.now);
+        let rarely = [control, self.supervisor.next_due(), upgrade, self.stop_by, paused];
         self.attend_at = rarely.into_iter().flatten().min();
     }
 
@@ -349,10 +338,22 @@ impl EventLoop {
             self.deadlines.drop_front(armed);
         }
         // Such entries may be far from the front.
-        if self.deadlines.len() > self.pairs.len() + self.pairs.len() / 4 + DEADLINES_SPARE {
+        if self.deadlines.are_crowded() {
             self.deadlines.sweep(armed);
         }
-        self.lines_wait = journal::flush();
+        self.write_lines();
+    }
+
+    /// Offers the log's lines to standard error, and again later if it does not take them.
+    fn write_lines(&mut self) {
+        if journal::flush() {
+            self.attend_by(self.turn.now + LINES_RETRY);
+        }
+    }
+
+    /// Something is to be attended to at this moment, if not before.
+    fn attend_by(&mut self, moment: Moment) {
+        self.attend_at = sooner(self.attend_at, Some(moment));
     }
 
     /// Drives pairs that are queued, as far as the `share` goes.
@@ -473,6 +474,7 @@ impl EventLoop {
             log::warn!("event=accept-paused why=\"{error}\" sessions={}", self.pairs.len());
         }
         self.accept_paused_until = Some(now + ACCEPT_PAUSE);
+        self.attend_by(now + ACCEPT_PAUSE);
     }
 
     // Stopping.
