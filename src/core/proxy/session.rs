@@ -106,6 +106,7 @@ impl Session {
     /// Whether a whole read of this side goes straight to the other: it is a tunnel or in the midst of a body, no bytes wait, and no side
     /// has ended. It need not be put into the session's [`room`](Session::room), but into
     /// [`Pool::straight`](crate::proxy::buffer::Pool::straight), to be written from there and told of by [`passed`](Session::passed).
+    #[inline(always)]
     pub fn is_straight(&self, from: Side) -> bool {
         let is_opaque = match &self.phase {
             Phase::Tunnel(tunnel) => tunnel.deaf.is_none(),
