@@ -1,9 +1,12 @@
 //! Sleep, take note, act, bury.
 
+mod accepting;
 mod commands;
+mod stopping;
 mod upgrading;
 
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,20 +15,19 @@ use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
-use std::os::fd::AsRawFd as _;
 
 use crate::config::{Config, Control as ControlAsked};
+use crate::os::descriptors;
 use crate::os::pipe::Pipe;
 use crate::os::signals::Signals;
-use crate::os::{descriptors, errors};
 use crate::proxy::moment::Moment;
-use crate::proxy::session::Session;
 use crate::proxy::side::Side;
 use crate::proxy::turn::Turn;
 use crate::server::Server;
 use crate::server::clock::{self, Alarm};
 use crate::server::control::Control;
 use crate::server::deadlines::Deadlines;
+use crate::server::event_loop::accepting::connections_max;
 use crate::server::giver::Giver;
 use crate::server::journal;
 use crate::server::listener::Listener;
@@ -41,14 +43,6 @@ use crate::server::upstreams::{Keeping, Upstreams};
 
 /// Events taken from the kernel in one turn. Many more would make some of them wait for all the others.
 const EVENTS_MAX: usize = 200;
-/// Connections accepted in one turn and from one listener, so that a wave of them does not make tunnels wait.
-const ACCEPTS_MAX: usize = 16;
-/// How long accepting pauses when descriptors have run out and none of ours is given back.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// How often the log says that accepting is paused.
-const ACCEPT_WARNING: Duration = Duration::from_secs(1);
-
 /// How soon log lines that standard error did not take are offered again.
 const LINES_RETRY: Duration = Duration::from_millis(250);
 
@@ -400,150 +394,12 @@ impl EventLoop {
             self.deadlines.arm(key, pair.session().deadline(), &mut pair.armed);
         }
     }
-
-    // Accepting.
-
-    fn may_accept(&self) -> bool {
-        if !self.listeners.iter().any(|listener| listener.is_ready) {
-            return false;
-        }
-        let is_given = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.giver.is_some());
-        let is_paused = is_given || self.accept_paused_until.is_some_and(|until| until > self.turn.now);
-        !is_paused && self.pairs.len() < self.connections_max
-    }
-
-    fn accept(&mut self) {
-        for index in 0..self.listeners.len() {
-            for _ in 0..ACCEPTS_MAX {
-                if !self.may_accept() || !self.accept_one(index) {
-                    break;
-                }
-            }
-        }
-    }
-
-    /// Accepts who waits at a listener that is about to close: the kernel has promised an answer.
-    fn accept_all(&mut self, index: usize) {
-        self.listeners.iter_mut().skip(index).take(1).for_each(|listener| listener.is_ready = true);
-        while self.pairs.len() < self.connections_max && self.accept_one(index) {}
-    }
-
-    /// Whether another client may wait.
-    fn accept_one(&mut self, index: usize) -> bool {
-        let Some(listener) = self.listeners.get_mut(index).filter(|listener| listener.is_ready) else { return false };
-        let (socket, client) = match listener.accept() {
-            Ok(Some(accepted)) => accepted,
-            Ok(None) => return false,
-            Err(error) => {
-                self.pause_accepting(&error);
-                return false;
-            }
-        };
-        let entry = self.pairs.vacant_entry();
-        let Ok(place) = u32::try_from(entry.key()) else { return false };
-        let key = PairKey(place);
-        match self.net.table.insert(socket, Holder::Client(key), &self.net.registry) {
-            Ok(socket) => {
-                self.sessions += 1;
-                let session = Session::new(self.sessions, client, &self.turn);
-                log::debug!("session={} request=0 event=accepted client={client}", self.sessions);
-                let pair = entry.insert(Pair::new(session, socket));
-                self.deadlines.arm(key, pair.session().deadline(), &mut pair.armed);
-                true
-            }
-            Err(error) => {
-                log::error!("event=error why=\"a connection could not be watched: {error}\"");
-                true
-            }
-        }
-    }
-
-    /// What waits in the listener's queue stays there and is lost to nobody. Idle upstream connections are given up for it, but
-    /// not the last: without an upstream, another client could not be served.
-    fn pause_accepting(&mut self, error: &io::Error) {
-        if errors::have_run_out(error)
-            && self.net.upstreams.idle() > 1
-            && let Some(oldest) = self.net.upstreams.evict()
-        {
-            self.net.table.close(oldest);
-            return;
-        }
-        let now = self.turn.now;
-        if self.accept_warned.is_none_or(|warned| now.saturating_duration_since(warned) > ACCEPT_WARNING) {
-            self.accept_warned = Some(now);
-            log::warn!("event=accept-paused why=\"{error}\" sessions={}", self.pairs.len());
-        }
-        self.accept_paused_until = Some(now + ACCEPT_PAUSE);
-        self.attend_by(now + ACCEPT_PAUSE);
-    }
-
-    // Stopping.
-
-    /// No more clients; idle sessions end now, the others when their exchanges do, all of them when the time is over.
-    fn begin_to_stop(&mut self) {
-        self.fail_upgrade("hawkey was asked to stop");
-        let sessions = self.pairs.iter().filter(|(_, pair)| !pair.has_ended()).count();
-        log::info!("stopping sessions={sessions} drain_ms={}", self.drain.as_millis());
-        self.supervisor.stopping(sessions, self.drain);
-        for index in 0..self.listeners.len() {
-            self.accept_all(index);
-        }
-        self.listeners.clear();
-        if let Some(control) = &mut self.control {
-            control.close();
-        }
-        self.turn.stopping = true;
-        self.stop_by = Some(self.turn.now + self.drain);
-        while let Some(idle) = self.net.upstreams.evict() {
-            self.net.table.close(idle);
-        }
-        self.tell_all(|session, _| session.stop());
-    }
-
-    fn stop_at_once(&mut self) {
-        if self.stop_by.is_none() {
-            self.begin_to_stop();
-        }
-        self.stop_by = Some(self.turn.now);
-        self.part_from_successor();
-        self.tell_all(Session::stop_now);
-    }
-
-    /// Tells every session the same, but for those that are on their way to another process.
-    fn tell_all(&mut self, tell: impl Fn(&mut Session, &mut Turn)) {
-        let keys: Vec<_> = self.pairs.iter().map(|(key, _)| PairKey(key as u32)).collect();
-        for key in keys {
-            // First what has come meanwhile, told or not: a request that is here already has begun.
-            if let Some(pair) = self.pairs.get_mut(key.0 as usize) {
-                pair.expect_client(&mut self.net);
-            }
-            self.drive(Share::only(key));
-            if let Some(pair) = self.pairs.get_mut(key.0 as usize)
-                && !pair.noted.is_frozen
-                && !pair.has_ended()
-            {
-                tell(pair.session_mut(), &mut self.turn);
-                self.drive(Share::only(key));
-            }
-        }
-    }
 }
 
 /// The lesser of two, where `None` is never.
 #[inline(always)]
 fn sooner<T: Ord + Copy>(one: Option<T>, other: Option<T>) -> Option<T> {
     if other.is_some_and(|other| one.is_none_or(|one| other < one)) { other } else { one }
-}
-
-/// How many clients there may be at once.
-fn connections_max(config: &Config, descriptors: usize) -> usize {
-    let connections_max = config.connections.unwrap_or((descriptors / 2).saturating_sub(16).max(1));
-    if connections_max > descriptors / 2 {
-        log::warn!(
-            "connections={connections_max} descriptors={descriptors} why=\"a proxied connection takes two descriptors\""
-        );
-    }
-    connections_max
 }
 
 /// What the configuration says of connections to upstreams.

@@ -11,7 +11,8 @@ use crate::proxy::record::Quoted;
 use crate::proxy::session::Session;
 use crate::server::clock;
 use crate::server::control::{Connection, Request};
-use crate::server::event_loop::{CONTROL, EventLoop, connections_max, keeping};
+use crate::server::event_loop::accepting::connections_max;
+use crate::server::event_loop::{CONTROL, EventLoop, keeping};
 use crate::server::listener::Listener;
 use crate::server::stop::Stop;
 
