@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 
 use httparse::Header;
 
-use crate::http::field::{ConnectionOptions, Fields, Meaning, Meanings};
+use crate::http::field::{ConnectionOptions, Fields, Meaning, Meanings, same_but_for_case};
 use crate::http::framing::{Declared, Framing};
 use crate::http::reject::{Fault, Reject};
 use crate::http::target::{Authority, Target};
@@ -319,7 +319,7 @@ impl<'a> ResponseHead<'a> {
                 }
                 Meaning::ContentType => {
                     let (kind, _) = field.value.split_at_checked(b"text/event-stream".len()).unwrap_or_default();
-                    self.is_event_stream = kind.eq_ignore_ascii_case(b"text/event-stream");
+                    self.is_event_stream = same_but_for_case(kind, b"text/event-stream");
                 }
                 _ => {}
             }

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use crate::http::field::same_but_for_case;
 use crate::http::reject::Reject;
 use crate::http::target::Target;
 use crate::proxy::policy::UpstreamId;
@@ -158,13 +159,13 @@ impl HostPattern {
         let host = host.strip_suffix(b".").unwrap_or(host);
         match self {
             HostPattern::Any => true,
-            HostPattern::Exact(exact) => host.eq_ignore_ascii_case(exact.as_bytes()),
+            HostPattern::Exact(exact) => same_but_for_case(host, exact.as_bytes()),
             HostPattern::Below(domain) => host
                 .len()
                 .checked_sub(domain.len())
                 .filter(|before| *before > 0)
                 .and_then(|before| host.get(before..))
-                .is_some_and(|end| end.eq_ignore_ascii_case(domain.as_bytes())),
+                .is_some_and(|end| same_but_for_case(end, domain.as_bytes())),
         }
     }
 

@@ -180,6 +180,22 @@ fn responses_whole_byte_by_byte_and_with_bytes_behind_them() {
 }
 
 #[test]
+fn a_stream_of_events_is_known_by_its_content_type_in_any_case() {
+    for (kind, expected) in [
+        ("text/event-stream", true),
+        ("Text/Event-Stream; charset=utf-8", true),
+        ("text/event-strean", false),
+        ("text/event", false),
+        ("application/octet-stream", false),
+    ] {
+        let text = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n\r\n");
+        let mut storage = empty_fields();
+        let (head, _) = ResponseHead::parse(text.as_bytes(), &mut storage, &Limits::default()).unwrap().unwrap();
+        assert_eq!(head.is_event_stream, expected, "{kind}");
+    }
+}
+
+#[test]
 fn responses_that_are_none_are_faults() {
     let endless = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(16 * 1024));
     let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(5000));
