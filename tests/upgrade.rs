@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use support::*;
@@ -252,6 +252,35 @@ fn what_waits_for_a_stalled_reader_moves_and_so_does_an_end_behind_it() {
         let moved = [word(&line, "up"), word(&line, "down")].map(|bytes| bytes.parse().unwrap());
         assert!(moved.iter().any(|bytes: &usize| (MUCH..MUCH + 1000).contains(bytes)), "{line}");
     }
+}
+
+#[test]
+fn the_last_bytes_that_a_stalled_reader_has_not_taken_come_without_another_word() {
+    let origin = Origin::by_hand();
+    let mut proxy = before(&origin);
+    let (mut client, upstream) = tunnel(&proxy, &origin);
+    let left_for_client = |proxy: &Proxy| {
+        let (_, told, _) = proxy.ask(&["status", "--json"]);
+        jzon::parse(&told).unwrap()["bytes"]["down"].as_usize().unwrap()
+    };
+    // Piece by piece, each of which hawkey reads whole, until it cannot be rid of one.
+    let body = random_bytes(8, MUCH);
+    let before = left_for_client(&proxy);
+    let mut sent = 0;
+    for piece in body.chunks(16_000) {
+        upstream.send(piece);
+        sent += piece.len();
+        let patience = Instant::now() + A_WHILE;
+        let has_left = |proxy: &Proxy| left_for_client(proxy) == before + sent;
+        while !has_left(&proxy) && Instant::now() < patience {}
+        if !has_left(&proxy) {
+            break;
+        }
+    }
+    assert!(sent < MUCH, "{MUCH} bytes left although nobody reads");
+    let told = proxy.upgrade();
+    assert_eq!(told["moved"]["tunnels"], 1, "{told}");
+    assert_same_bytes(&client.bytes(sent), &body[..sent], "down");
 }
 
 #[test]

@@ -10,8 +10,8 @@ use mio::{Interest, Registry, Token};
 use crate::os::{alarm, clock};
 use crate::proxy::moment::Moment;
 
-/// How late the alarm may ring, so that what is due at nearly the same time wakes the loop once.
-const LATE_MAX: Duration = Duration::from_millis(1);
+/// How late the alarm rings, so that what is due at nearly the same time wakes the loop once.
+const LATE_BY: Duration = Duration::from_millis(1);
 
 /// What the clock shows. It never goes back, and began before any tunnel did: one that comes from another process is as old as it was.
 #[inline]
@@ -42,18 +42,18 @@ impl Alarm {
     #[inline]
     pub fn ring_for(&mut self, due: Moment) -> io::Result<()> {
         if self.due.is_none_or(|set| due < set) {
-            self.timer.set((due + LATE_MAX).saturating_duration_since(Moment::FIRST))?;
+            self.timer.set((due + LATE_BY).saturating_duration_since(Moment::FIRST))?;
             self.due = Some(due);
         }
         Ok(())
     }
 
-    /// It rings.
+    /// It has rung, and is set for nothing.
     pub fn rang(&mut self) {
         self.due = None;
     }
 
-    /// Whether it will ring.
+    /// Whether it is yet to ring.
     pub fn is_set(&self) -> bool {
         self.due.is_some()
     }

@@ -9,7 +9,7 @@ use std::collections::BinaryHeap;
 use crate::proxy::moment::Moment;
 use crate::server::table::PairKey;
 
-/// Entries that may wait in vain, beside one for every fourth that counts, before all are looked through.
+/// Entries that may wait in vain, beside one for every fourth that counted when all were looked through last.
 const SPARE: usize = 64;
 
 /// When a session is looked at anyway: the time of its entry that counts, if it has one.
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quarter_of_those_that_count_may_wait_in_vain() {
+    fn entries_are_looked_through_when_a_quarter_has_come_since() {
         let at = |millis| Moment::FIRST + Duration::from_millis(millis);
         let mut deadlines = Deadlines::with_bytes(0);
         let counts = |PairKey(key)| Some(at(u64::from(key)));

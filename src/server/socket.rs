@@ -64,6 +64,11 @@ impl Socket {
         Socket { stream: connection.into(), readable: false, writable: true, has_more_behind: false }
     }
 
+    /// A connection that comes from another process. What it is ready for will be told by an event.
+    pub fn moved(connection: OwnedFd) -> Socket {
+        Socket { stream: connection.into(), readable: false, writable: false, has_more_behind: false }
+    }
+
     /// Begins to connect to `address`. Writing tells whether that succeeded: it is worth trying at once, because a connection
     /// over loopback or a Unix socket is there when the call returns.
     pub fn connect(address: &Address) -> io::Result<Socket> {
@@ -95,6 +100,7 @@ impl Socket {
     }
 
     /// Takes note of an event. Whether it was news: that a write is worth a call is told with every new socket, and of most it is known.
+    /// Whoever has bytes to write was told that it is not, or is still to be driven.
     pub fn note(&mut self, event: &Event) -> bool {
         let is_over = event.is_read_closed() || event.is_write_closed() || event.is_error();
         let reads = event.is_readable() || is_over;
@@ -245,8 +251,9 @@ mod tests {
         ours.set_nonblocking(true).unwrap();
         peer.set_nonblocking(true).unwrap();
         let mut poll = Poll::new().unwrap();
-        let mut socket = Socket::accepted(ours.into());
-        socket.register(poll.registry(), Token(0)).unwrap();
+        let registry = poll.registry().try_clone().unwrap();
+        let mut socket = Socket::accepted(ours.try_clone().unwrap().into());
+        socket.register(&registry, Token(0)).unwrap();
         let mut next_is_news = |socket: &mut Socket| {
             let mut events = Events::with_capacity(1);
             poll.poll(&mut events, Some(Duration::from_secs(10))).unwrap();
@@ -255,11 +262,16 @@ mod tests {
         assert!(!next_is_news(&mut socket), "it can be written to, as was known when it was made");
         peer.write_all(b"x").unwrap();
         assert!(next_is_news(&mut socket), "a byte has come");
+        assert!(matches!(socket.read(&mut [0; 2]), Moved::Bytes(1)));
         while socket.is_writable() {
             socket.write(&[0; 65536]);
         }
         while peer.read(&mut [0; 65536]).is_ok() {}
         assert!(next_is_news(&mut socket), "it can be written to again");
-        assert!(socket.is_writable());
+        assert!(socket.is_writable() && !socket.is_readable());
+        socket.deregister(&registry).unwrap();
+        let mut moved = Socket::moved(ours.into());
+        moved.register(&registry, Token(1)).unwrap();
+        assert!(next_is_news(&mut moved), "of one from another process nothing is known");
     }
 }

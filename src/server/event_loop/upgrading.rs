@@ -346,8 +346,7 @@ impl EventLoop {
                 };
                 let descriptor =
                     descriptors.next().ok_or_else(|| io::Error::other(Malformed("a socket is missing")))?;
-                sockets[*side] =
-                    Some(self.net.table.insert(Socket::accepted(descriptor), holder, &self.net.registry)?);
+                sockets[*side] = Some(self.net.table.insert(Socket::moved(descriptor), holder, &self.net.registry)?);
                 Ok(())
             });
             let session = Session::unpack(&packed, &policy, &self.turn);
