@@ -22,7 +22,7 @@ pub fn now() -> Moment {
 /// Wakes the loop when something is due.
 ///
 /// It is set only if it would ring too late, and may ring in vain, once for each time it was set. So most turns sleep without a word to
-/// the kernel about time, which would set a timer for each sleep and take it back: 2 % of an echo, where each message finds the loop asleep.
+/// the kernel about time, which would set a timer for each sleep and take it back: 2 % of a bare relay's echo, where each message finds it asleep.
 #[derive(Debug)]
 pub struct Alarm {
     timer: alarm::Alarm,

@@ -86,7 +86,7 @@ pub struct EventLoop {
     stop: Arc<StopFlag>,
     /// Tokens of what has stirred and is to be [attended](EventLoop::attend) to.
     stirred: Vec<Token>,
-    /// When something is to be attended to even if nothing stirs, or was.
+    /// When something is to be attended to even if nothing stirs. It may have been settled since.
     attend_at: Option<Moment>,
     pairs: Slab<Pair>,
     queue: RunQueue,
