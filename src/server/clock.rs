@@ -75,10 +75,14 @@ mod tests {
             events.iter().map(|event| event.token()).collect::<Vec<_>>()
         };
         let due = now() + Duration::from_millis(20);
-        for millis in [0, 3_600_000, 30, 500] {
+        for millis in [3_600_000, 0, 30, 3_600_000] {
             alarm.ring_for(due + Duration::from_millis(millis)).unwrap();
         }
-        assert_eq!(wait(Duration::from_secs(10)), [Token(7)], "it was set for 20 ms, and then asked for later ones");
+        assert_eq!(
+            wait(Duration::from_secs(10)),
+            [Token(7)],
+            "it was asked for an hour, for 20 ms, and for later ones"
+        );
         assert!(now() >= due, "{:?} too early", due.saturating_duration_since(now()));
         assert!(alarm.is_set());
         alarm.rang();
