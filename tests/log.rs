@@ -3,9 +3,11 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use support::*;
@@ -373,6 +375,34 @@ fn a_standard_error_that_nobody_reads_stops_nothing() {
         }
         proxy.stop();
         assert_eq!(proxy.wait().code(), Some(0), "{pipe:?}");
+    }
+}
+
+#[test]
+fn lines_that_waited_for_a_reader_come_by_themselves() {
+    let (listen, origin) = (TempPath::new(".sock"), Origin::saying("hello"));
+    let config = format!("listen = [\"unix:{}\"]\n[[route]]\nmatch = \"/\"\nto = \"{origin}\"", listen.display());
+    let (reader, log) = std::io::pipe().expect("a pipe");
+    let is_listening = || UnixStream::connect(&*listen).is_ok();
+    let _proxy = Proxy::unlogged(&config, is_listening, |config| {
+        let mut command = support::hawkey();
+        command.arg("-c").arg(config).stderr(log);
+        command
+    });
+    // Two and a half times what the pipe takes, and less than may wait beside that.
+    let mut client = Client::unix(&listen);
+    for n in 0..150 {
+        assert_eq!(client.get(&format!("/{n}/{}", "x".repeat(1000))).text(), "hello");
+    }
+    // From here on, nothing happens but that somebody reads.
+    let (lines, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        BufReader::new(reader).lines().map_while(Result::ok).try_for_each(|line| lines.send(line))
+    });
+    for n in 0..150 {
+        let asked = format!(" target=\"/{n}/");
+        let mut lines = std::iter::from_fn(|| told.recv_timeout(Duration::from_secs(10)).ok());
+        assert!(lines.any(|line| line.contains(&asked)), "no line tells of request {n}");
     }
 }
 
