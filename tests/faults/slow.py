@@ -30,9 +30,10 @@ HEAD_SECONDS, IDLE_SECONDS = 8, 8
 ORIGIN_TICKS = 20
 # How many seconds the slow clients take to come, all at the rate that slowhttptest is told.
 COMING_SECONDS = 4
-# How long it may take from their time's end until all are shed: they came, or moved something, one after the other, and on a busy machine
-# readers go on to take little for some seconds behind what the origin's work tells of. Who is never shed is noticed all the same.
-SHEDDING_SECONDS = 12
+# How long it may take from their time's end until all are shed: they came, or moved something, one after the other.
+SHEDDING_SECONDS = 6
+# How long readers may go on to take too little for the origin's ticks to tell of it, on a busy machine.
+TRICKLING_SECONDS = 6
 # How late a slow client may be shed, on a machine that is busy with all of this.
 LATE_MS_MAX = 300
 # The good client may wait so many times as long as in quiet, or as without hawkey at the same time, or so long at all.
@@ -118,6 +119,7 @@ def slow(name, stage, verdicts):
          "-u", f"http://{scene.address}{target}"],
     )
     most, highest, came_by, moved_by, shed_by = held, memory, 0, 0, None
+    patience = seconds + SHEDDING_SECONDS + (TRICKLING_SECONDS if name == "readers" else 0)
     begin, origin_worked = time.monotonic(), ticks_of(scene.origin_pid)
 
     def over():
@@ -131,7 +133,7 @@ def slow(name, stage, verdicts):
         highest = max(highest, memory)
         if shed_by is None and most > ENOUGH_CLIENTS and now < held + 20:
             shed_by = passed
-        return shed_by or test.ended() or passed > max(came_by, moved_by, COMING_SECONDS) + seconds + SHEDDING_SECONDS
+        return shed_by or test.ended() or passed > max(came_by, moved_by, COMING_SECONDS) + patience
 
     worked = -scene.processor_seconds()
     during = times_of_a_good_client(scene.address, good, over)
