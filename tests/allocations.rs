@@ -21,6 +21,10 @@ const BY_CHANCE: u64 = 16;
 const GET: &str = "GET /hello?name=value HTTP/1.1\r\nHost: localhost:8080\r\nUser-Agent: test\r\nAccept: */*\r\n";
 const ANSWER: &[u8] =
     b"HTTP/1.1 200 OK\r\nServer: test\r\nContent-Type: text/plain\r\nContent-Length: 12\r\n\r\nhello, world";
+const CHUNKED_POST: &str =
+    "POST /form HTTP/1.1\r\nHost: localhost:8080\r\nTransfer-Encoding: chunked\r\n\r\n3\r\na=b\r\n0\r\n\r\n";
+const CHUNKED_ANSWER: &[u8] =
+    b"HTTP/1.1 200 OK\r\nServer: test\r\nTransfer-Encoding: chunked\r\n\r\nc\r\nhello, world\r\n0\r\n\r\n";
 const HANDSHAKE: &[u8] = b"GET /tunnel HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 const SWITCHING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -43,21 +47,31 @@ fn messages_of_a_tunnel_allocate_nothing() {
 
 #[test]
 fn requests_on_kept_connections_allocate_nothing() {
-    expect_none("a GET", |address, requests| get(address, requests, 1));
+    expect_none("a GET", |address, requests| ask(address, requests, &get_with_cookie(1), ANSWER));
 }
 
 #[test]
 fn requests_with_cookies_allocate_nothing() {
-    expect_none("a GET with cookies", |address, requests| get(address, requests, 1_500));
+    expect_none("a GET with cookies", |address, requests| ask(address, requests, &get_with_cookie(1_500), ANSWER));
 }
 
-/// Asks for so many answers, with a cookie of so many bytes.
-fn get(address: SocketAddr, requests: usize, cookie_bytes: usize) {
-    let request = format!("{GET}Cookie: {}\r\n\r\n", "c".repeat(cookie_bytes));
+#[test]
+fn bodies_in_chunks_allocate_nothing() {
+    expect_none("a POST in chunks", |address, requests| ask(address, requests, CHUNKED_POST, CHUNKED_ANSWER));
+}
+
+/// A request with a cookie of so many bytes.
+fn get_with_cookie(bytes: usize) -> String {
+    format!("{GET}Cookie: {}\r\n\r\n", "c".repeat(bytes))
+}
+
+/// Asks for so many answers. Of each, the body comes as it is.
+fn ask(address: SocketAddr, requests: usize, request: &str, answer: &[u8]) {
+    let head_bytes = answer.windows(4).position(|end| end == b"\r\n\r\n").expect("a head") + 4;
     let mut clients = [(); 4].map(|()| TcpStream::connect(address).expect("hawkey accepts"));
     for client in (0..clients.len()).cycle().take(requests) {
         clients[client].write_all(request.as_bytes()).expect("hawkey takes the request");
-        read_behind(&mut clients[client], b"hello, world");
+        read_behind(&mut clients[client], &answer[head_bytes..]);
     }
 }
 
@@ -106,6 +120,7 @@ fn answer(mut stream: TcpStream) {
                 is_tunnel = true;
                 SWITCHING
             }
+            false if request.starts_with(b"POST") => CHUNKED_ANSWER,
             false => ANSWER,
         };
         if stream.write_all(says).is_err() {

@@ -309,7 +309,8 @@ impl<'a> ResponseHead<'a> {
                 Meaning::ContentLength if has_lengths => self.declared.note_length(field.value)?,
                 // In a response any case will do: it is written anew, so nobody reads it twice.
                 Meaning::TransferEncoding if has_lengths => {
-                    self.declared.note_coding(&field.value.to_ascii_lowercase())?;
+                    let is_chunked = same_but_for_case(field.value, b"chunked");
+                    self.declared.note_coding(if is_chunked { b"chunked" } else { field.value })?;
                 }
                 Meaning::Connection => self.options.note(field.value),
                 Meaning::Upgrade => self.upgrade_to_websocket |= upgrade::names_websocket(field.value),
