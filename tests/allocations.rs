@@ -15,8 +15,8 @@ use hawkey::{Config, Server};
 /// Operations before the count begins to matter: tables, pools and the kernel's buffers have found their sizes then.
 const WARM_UP: usize = 200;
 const OPERATIONS: usize = 10_000;
-/// By how many allocations two runs may differ that do the same.
-const BY_CHANCE: u64 = 16;
+/// Who is faster in the beginning and in the end decides about a few allocations: of so many attempts, one is to find none.
+const ATTEMPTS: usize = 5;
 
 const GET: &str = "GET /hello?name=value HTTP/1.1\r\nHost: localhost:8080\r\nUser-Agent: test\r\nAccept: */*\r\n";
 const ANSWER: &[u8] =
@@ -24,7 +24,7 @@ const ANSWER: &[u8] =
 const CHUNKED_POST: &str =
     "POST /form HTTP/1.1\r\nHost: localhost:8080\r\nTransfer-Encoding: chunked\r\n\r\n3\r\na=b\r\n0\r\n\r\n";
 const CHUNKED_ANSWER: &[u8] =
-    b"HTTP/1.1 200 OK\r\nServer: test\r\nTransfer-Encoding: chunked\r\n\r\nc\r\nhello, world\r\n0\r\n\r\n";
+    b"HTTP/1.1 200 OK\r\nServer: test\r\nTransfer-Encoding: Chunked\r\n\r\nc\r\nhello, world\r\n0\r\n\r\n";
 const HANDSHAKE: &[u8] = b"GET /tunnel HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 const SWITCHING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -75,16 +75,17 @@ fn ask(address: SocketAddr, requests: usize, request: &str, answer: &[u8]) {
     }
 }
 
-/// Runs `operate` with two numbers of operations, which must not differ in what they allocate, but for the few allocations of the
-/// beginning and the end that hang on who is faster.
+/// Runs `operate` with two numbers of operations, which must not differ in what they allocate.
 fn expect_none(what: &str, operate: fn(SocketAddr, usize)) {
     log_to_memory();
-    let (few, many) = (allocations(operate, WARM_UP), allocations(operate, WARM_UP + OPERATIONS));
-    println!("{what}: {few} allocations in all with {WARM_UP} operations, {many} with {OPERATIONS} more");
-    assert!(
-        many <= few + BY_CHANCE,
-        "{what}: {few} allocations with {WARM_UP} operations, {many} with {OPERATIONS} more"
-    );
+    let mut runs = Vec::new();
+    let is_met = (0..ATTEMPTS).any(|_| {
+        let (few, many) = (allocations(operate, WARM_UP), allocations(operate, WARM_UP + OPERATIONS));
+        runs.push((few, many));
+        many <= few
+    });
+    println!("{what}: allocations in all with {WARM_UP} operations, and with {OPERATIONS} more: {runs:?}");
+    assert!(is_met, "{what}: expected no more for {OPERATIONS} operations more than {WARM_UP}, came {runs:?}");
 }
 
 /// What a server allocates from its first turn to its last.

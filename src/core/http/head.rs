@@ -307,7 +307,7 @@ impl<'a> ResponseHead<'a> {
         for (field, meaning) in self.fields.iter() {
             match meaning {
                 Meaning::ContentLength if has_lengths => self.declared.note_length(field.value)?,
-                // In a response any case will do: it is written anew, so nobody reads it twice.
+                // In a response `chunked` may stand in any case: it is written anew, so nobody reads it twice.
                 Meaning::TransferEncoding if has_lengths => {
                     let is_chunked = same_but_for_case(field.value, b"chunked");
                     self.declared.note_coding(if is_chunked { b"chunked" } else { field.value })?;
