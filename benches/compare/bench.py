@@ -12,6 +12,7 @@ import datetime
 import json
 import os
 import pathlib
+import random
 import resource
 import signal
 import statistics
@@ -26,19 +27,16 @@ import works
 from contestants import LOAD_CORE, PROXY_CORE, Contestant, Direct, Failure, Tools, find, kinds, version
 from works import BULK_DOWNLOAD, BULK_TUNNEL, CROWD, DIAL, FLOOR, GROWTH, HALF_HEAD_BYTES
 
-# What else a machine does comes and goes within a second, so that many rounds of short slices say more than few of long ones. Where
-# thousands of tunnels are opened and closed in each round, there are few.
+# What else a machine does comes and goes within a second, so that many rounds of short slices say more than few of long ones.
 FULL = {
     "rounds": 48,
     "slice_ms": 100,
     "direct_rounds": 12,
-    "crowd_rounds": 12,
-    "crowd_slice_ms": 400,
     "wake_seconds": 10,
     "starts": 20,
     "growth": GROWTH,
 }
-FEWER = {"rounds": 12, "direct_rounds": 2, "crowd_rounds": 6, "crowd_slice_ms": 200}
+FEWER = {"rounds": 12, "direct_rounds": 2}
 QUICK = FULL | FEWER | {"wake_seconds": 3, "starts": 5, "growth": ()}
 # Longer than the timeouts for connecting and upgrading in every configuration.
 CALM_SECONDS = 6
@@ -101,17 +99,17 @@ class Bench:
             for index in range(self.settings["rounds"]):
                 if index < self.settings["direct_rounds"]:
                     told["direct"].append(loads["direct"].slice(f"for {self.settings['slice_ms']}"))
-                for one in turned(chosen, index):
+                for one in shuffled(chosen, index):
                     told[one.kind.key].append(self.slice(one, loads[one.kind.key], work))
         rates = told.pop("direct")
         self.tell(work, told, rates)
         return told
 
-    def slice(self, contestant, load, work, length="slice_ms"):
+    def slice(self, contestant, load, work):
         """One slice, with what the program and its load spent."""
         own = contestant.load.pids
         before, own_before = contestant.cpu_ns(), process.cpu_ns(own)
-        told = load.slice(f"for {self.settings[length]}")
+        told = load.slice(f"for {self.settings['slice_ms']}")
         # What was begun has come back, but for tunnels there is still something to close.
         after = contestant.settle() if work.key == DIAL else contestant.cpu_ns()
         told["cpu_ns"] = after - before
@@ -142,25 +140,30 @@ class Bench:
         }
 
     def crowd(self):
-        """The same program with and without idle tunnels beside the busy ones, one right after the other."""
+        """Each program twice, once with idle tunnels beside the busy ones, one right after the other. They change roles half way."""
         told = {}
+        work = works.WORKS[0]
         with contextlib.ExitStack() as stack:
-            chosen = self.up(stack, self.main_kinds())
-            loads = {one.kind.key: stack.enter_context(one.clients(["echo:64:32"])) for one in chosen}
+            twins = [self.up(stack, self.main_kinds()) for _ in range(2)]
+            loads = {one: stack.enter_context(one.clients(work.groups)) for one in twins[0] + twins[1]}
             for load in loads.values():
                 load.slice("for 50")
-            work = works.WORKS[0]
-            for index in range(self.settings["crowd_rounds"]):
-                for one in turned(chosen, index):
-                    own = told.setdefault(one.kind.key, {"alone": [], "beside": []})
-                    own["alone"].append(self.slice(one, loads[one.kind.key], work, "crowd_slice_ms")["cost_ns"])
-                    with one.quiet_clients(f"idle:{CROWD}:32") as idle:
+            for alone, beside in [twins, reversed(twins)]:
+                with contextlib.ExitStack() as crowd:
+                    idle = [crowd.enter_context(one.quiet_clients(f"idle:{CROWD}:32")) for one in beside]
+                    for one in beside:
                         one.settle()
-                        own["beside"].append(self.slice(one, loads[one.kind.key], work, "crowd_slice_ms")["cost_ns"])
-                        idle.slice("for 0")
+                    for index in range(self.settings["rounds"] // 2):
+                        for pair in shuffled(list(zip(alone, beside)), index):
+                            for role, one in shuffled(list(zip(["alone", "beside"], pair)), index):
+                                costs = told.setdefault(one.kind.key, {"alone": [], "beside": []})[role]
+                                costs.append(self.slice(one, loads[one], work)["cost_ns"])
+                    for load in idle:
+                        load.slice("for 0")
+                for one in beside:
                     one.settle()
-                self.say(f"64 tunnels beside {CROWD:,}: round {index + 1} of {self.settings['crowd_rounds']}")
         self.figures["crowd"] = told
+        self.say(f"64 tunnels beside {CROWD:,} idle and without them: done")
 
     def memory(self):
         """Memory for each of many quiet clients, and wake-ups of programs that have none or many."""
@@ -217,7 +220,7 @@ class Bench:
         return {one.kind.key: (process.sleeps(one.pids) - before[one.kind.key]) / seconds for one in chosen}
 
     def at_start(self, contestant):
-        """A program that has had nothing to do yet."""
+        """A program that has had nothing to do yet, but for one connection that tried whether it accepts."""
         return {
             "resident_bytes": process.resident_bytes(contestant.pids),
             "anonymous_bytes": process.anonymous_bytes(contestant.pids),
@@ -261,7 +264,7 @@ class Bench:
                     one.settle()
                 tunnels = wanted
                 for index in range(self.settings["rounds"]):
-                    for one in turned(chosen, index):
+                    for one in shuffled(chosen, index):
                         cost = self.slice(one, loads[one.kind.key], work)["cost_ns"]
                         growth.setdefault(one.kind.key, {}).setdefault(wanted, []).append(cost)
                 told = " · ".join(
@@ -270,10 +273,9 @@ class Bench:
                 self.say(f"32-byte echo among {wanted:,} tunnels: {told}")
 
 
-def turned(chosen, index):
-    """Another one first in each round."""
-    at = index % len(chosen)
-    return chosen[at:] + chosen[:at]
+def shuffled(chosen, index):
+    """Another order in each round, so that nobody always runs behind the same one."""
+    return random.Random(index).sample(chosen, len(chosen))
 
 
 def versions(all_kinds):
@@ -319,13 +321,17 @@ def main():
         report_of["figures"] = bench.run()
     rows = works.rows(report_of["figures"])
     report_of["rows"] = [dataclasses.asdict(row) for row in rows]
-    arguments.json.write_text(json.dumps(report_of, indent=1) + "\n")
+    # Some of it must not take the place of a whole run.
+    path = arguments.json.with_stem(f"{arguments.json.stem}-only") if arguments.only else arguments.json
+    path.write_text(json.dumps(report_of, indent=1) + "\n")
     load = list(report.load_lines(report_of["figures"]["load"], all_kinds, works.WORKS))
     if load:
         print(f"\n{report.aligned(report.LOAD_HEADS, load)}")
+    if report_of["figures"].get("growth"):
+        print(f"\n{report.aligned(*report.growth_lines(report_of['figures']['growth'], all_kinds))}")
     if rows:
         print(f"\n{report.text(all_kinds, rows)}\n\n{report.verdict(rows)}")
-    print(f"\nEvery figure is in {arguments.json}")
+    print(f"\nEvery figure is in {path}")
     if arguments.publish:
         report.publish_bench(arguments.docs, report_of, all_kinds, works.WORKS, rows)
 

@@ -173,7 +173,7 @@ def kinds(hawkey, relay):
             "hawkey",
             hawkey,
             ("--version",),
-            _with_file(HAWKEY, "hawkey.toml", ["--log", "off", "--control", "off", "-c", "FILE"]),
+            _with_file(HAWKEY, "hawkey.toml", ["--log", "off", "-c", "FILE"]),
         ),
         Kind("nginx", "nginx", "nginx", ("-v",), _with_file(NGINX, "nginx.conf", nginx, buffers=""), single),
         Kind(

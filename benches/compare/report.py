@@ -2,17 +2,20 @@
 
 import pathlib
 import platform
+import statistics
+
+import works
 
 VERDICTS = {True: "met", False: "MISSED"}
 
 
-def _columns(kinds, rows):
-    return [kind for kind in kinds if any(kind.key in row.cells for row in rows)]
+def _own_first(kinds):
+    return sorted(kinds, key=lambda kind: kind.key != works.HAWKEY)
 
 
 def lines(kinds, rows):
     """The heads and the lines of a table, hawkey's targets last."""
-    columns = sorted(_columns(kinds, rows), key=lambda kind: kind.key != "hawkey")
+    columns = _own_first(kind for kind in kinds if any(kind.key in row.cells for row in rows))
     heads = ["", *[kind.title for kind in columns], "hawkey's target", "", ""]
     table = []
     for row in rows:
@@ -73,6 +76,23 @@ def load_lines(told, all_kinds, all_works):
             ]
 
 
+def growth_lines(growth, all_kinds):
+    """The heads and the lines of a table: what an echo costs beside ever more tunnels, as a ratio to the floor and of that as a time."""
+    columns = _own_first(kind for kind in all_kinds if kind.key in growth)
+    floor = growth[works.FLOOR]
+
+    def cell(kind, tunnels):
+        costs = growth[kind.key].get(tunnels)
+        if not costs:
+            return "-"
+        if kind.key == works.FLOOR:
+            return f"{statistics.median(costs) / 1000:.1f} µs"
+        return f"{works.median_ratio(costs, floor[tunnels]):.2f}"
+
+    table = [[f"{tunnels:,}", *[cell(kind, tunnels) for kind in columns]] for tunnels in floor]
+    return ["tunnels", *[kind.title for kind in columns]], table
+
+
 LOAD_HEADS = ["", "without a proxy", "by the fastest proxy", "its core busy", "the load's core busy", ""]
 
 
@@ -97,10 +117,11 @@ def publish_bench(docs, told, all_kinds, all_works, rows):
     publish(
         docs / "benchmarks.md",
         "bench",
-        f"{told['date']}: {told['machine']}; {names}. {settings['rounds']} rounds of {settings['slice_ms']} ms; beside 5,000 idle tunnels "
-        f"{settings['crowd_rounds']} of {settings['crowd_slice_ms']} ms.\n\n"
+        f"{told['date']}: {told['machine']}; {names}. {settings['rounds']} rounds of {settings['slice_ms']} ms.\n\n"
         f"{markdown(all_kinds, rows)}\n\n{verdict(rows)}.\n\nThe load against itself:\n\n"
-        f"{as_markdown(LOAD_HEADS, list(load_lines(told['figures']['load'], all_kinds, all_works)))}",
+        f"{as_markdown(LOAD_HEADS, list(load_lines(told['figures']['load'], all_kinds, all_works)))}\n\n"
+        "CPU of the 32-byte echo on 64 tunnels, beside ever more idle ones:\n\n"
+        f"{as_markdown(*growth_lines(told['figures']['growth'], all_kinds))}",
     )
 
 
