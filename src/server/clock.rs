@@ -14,6 +14,7 @@ use crate::proxy::moment::Moment;
 const LATE_BY: Duration = Duration::from_millis(1);
 
 /// What the clock shows. It never goes back, and began before any tunnel did: one that comes from another process is as old as it was.
+// In place, as `since_start` is, it saves 14 instructions of an echo.
 #[inline]
 pub fn now() -> Moment {
     Moment::FIRST + clock::since_start()
@@ -39,7 +40,6 @@ impl Alarm {
     }
 
     /// Sees to it that it rings once `due` has come.
-    #[inline]
     pub fn ring_for(&mut self, due: Moment) -> io::Result<()> {
         if self.due.is_none_or(|set| due < set) {
             self.timer.set((due + LATE_BY).saturating_duration_since(Moment::FIRST))?;

@@ -35,7 +35,6 @@ impl Deadlines {
     }
 
     /// Sees to it that `key` is looked at when `deadline` comes. `armed` is when that will be anyway, and is updated.
-    #[inline]
     pub fn arm(&mut self, key: PairKey, deadline: Option<Moment>, armed: &mut Armed) {
         if let Some(deadline) = deadline
             && armed.is_none_or(|armed| deadline < armed)
@@ -46,7 +45,6 @@ impl Deadlines {
     }
 
     /// The next entry that has fired by `now`. It counts if its session is still armed for that time.
-    #[inline]
     pub fn next_fired(&mut self, now: Moment) -> Option<(Moment, PairKey)> {
         if self.next()? > now {
             return None;
@@ -55,13 +53,11 @@ impl Deadlines {
     }
 
     /// When the next entry fires.
-    #[inline]
     pub fn next(&self) -> Option<Moment> {
         self.entries.peek().map(|Reverse((moment, _))| *moment)
     }
 
     /// Whether so many have come since they were looked through that there may be many among them that no longer count.
-    #[inline]
     pub fn are_crowded(&self) -> bool {
         self.entries.len() > self.enough
     }

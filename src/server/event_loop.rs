@@ -397,7 +397,6 @@ impl EventLoop {
 }
 
 /// The lesser of two, where `None` is never.
-#[inline(always)]
 fn sooner<T: Ord + Copy>(one: Option<T>, other: Option<T>) -> Option<T> {
     if other.is_some_and(|other| one.is_none_or(|one| other < one)) { other } else { one }
 }

@@ -261,12 +261,10 @@ impl Pair {
         }
     }
 
-    #[inline(always)]
     fn can_read(&self, side: Side, net: &Net) -> bool {
         self.sockets[side].is_some_and(|key| net.table.is_readable(key)) && self.session.wants_read(side)
     }
 
-    #[inline(always)]
     fn can_write(&self, side: Side, net: &Net) -> bool {
         self.session.wants_write(side) && self.sockets[side].is_some_and(|key| net.table.is_writable(key))
     }
@@ -337,6 +335,7 @@ impl Pair {
         (budget.spent > 0).then_some(if has_more { Driven::Again } else { Driven::Parked })
     }
 
+    // In place it saves 93 instructions of a GET.
     #[inline(always)]
     fn carry_out_steps(&mut self, key: PairKey, net: &mut Net, turn: &mut Turn) {
         while let Some(step) = self.session.next_step() {

@@ -108,6 +108,7 @@ impl Table {
     }
 
     /// The sockets at two keys that differ, if both are open.
+    // In place it saves 10 instructions of an echo.
     #[inline]
     pub fn both(&mut self, one: SocketKey, other: SocketKey) -> Option<(&mut Socket, &mut Socket)> {
         let [one, other] = self.entries.get_disjoint_mut([one.place(), other.place()]).ok()?;

@@ -241,7 +241,6 @@ impl Pool {
     }
 
     /// Where a read may put bytes that go straight to the other side and are in no flow.
-    #[inline]
     pub fn straight(&mut self) -> &mut [u8] {
         if self.straight.is_empty() {
             self.begin_straight();

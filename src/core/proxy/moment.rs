@@ -18,7 +18,6 @@ impl Moment {
     pub const FIRST: Moment = Moment(NonZeroU64::MIN);
 
     /// How long after `earlier` it is; zero if it is not.
-    #[inline]
     pub fn saturating_duration_since(self, earlier: Moment) -> Duration {
         Duration::from_nanos(self.0.get().saturating_sub(earlier.0.get()))
     }
@@ -32,7 +31,6 @@ impl Moment {
 impl Add<Duration> for Moment {
     type Output = Moment;
 
-    #[inline]
     fn add(self, duration: Duration) -> Moment {
         Moment(self.0.saturating_add(nanos(duration)))
     }
@@ -44,7 +42,6 @@ impl AddAssign<Duration> for Moment {
     }
 }
 
-#[inline]
 fn nanos(duration: Duration) -> u64 {
     duration.as_secs().saturating_mul(NANOS_PER_SECOND).saturating_add(duration.subsec_nanos().into())
 }

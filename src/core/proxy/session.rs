@@ -106,6 +106,7 @@ impl Session {
     /// Whether a whole read of this side goes straight to the other: it is a tunnel or in the midst of a body, no bytes wait, and no side
     /// has ended. It need not be put into the session's [`room`](Session::room), but into
     /// [`Pool::straight`](crate::proxy::buffer::Pool::straight), to be written from there and told of by [`passed`](Session::passed).
+    // In place it saves 18 instructions of an echo.
     #[inline(always)]
     pub fn is_straight(&self, from: Side) -> bool {
         let is_opaque = match &self.phase {
@@ -215,8 +216,7 @@ impl Session {
 
     // Facts. Of one side: `received` bytes, `ended` in order, `broke` with an error, was `deafened` to what we write. Of the client
     // alone: it `hung_up`, with bytes still unread. Of a connection on order: it is `connecting`, or `starved`. Of time: `timed_out`.
-    // The frequent ones are never inlined: in the loop, they would be compiled for size as it is. But for `passed`, which is short: a
-    // call of it saves and restores more than it does, 26 instructions of an echo.
+    // `passed` is short, and in place in the loop: a call of it saves and restores more than it does, 26 instructions of an echo.
 
     /// Room to read bytes of this side into. Told back by [`received`](Session::received).
     pub fn room(&mut self, from: Side, turn: &mut Turn) -> &mut [u8] {
@@ -224,7 +224,6 @@ impl Session {
     }
 
     /// `n` bytes of this side were read into the [`room`](Session::room).
-    #[inline(never)]
     pub fn received(&mut self, from: Side, n: usize, turn: &mut Turn) {
         self.flows[from].arrived(n);
         match (&mut self.phase, from) {
@@ -276,7 +275,6 @@ impl Session {
     }
 
     /// `n` bytes that were [`leaving`](Session::leaving) for this side have left.
-    #[inline(never)]
     pub fn sent(&mut self, to: Side, n: usize, turn: &mut Turn) {
         if to == Side::Upstream && self.upstream_under_way().is_some() {
             // What can be written to is connected.
