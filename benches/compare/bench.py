@@ -12,7 +12,6 @@ import datetime
 import json
 import os
 import pathlib
-import random
 import resource
 import signal
 import statistics
@@ -99,7 +98,7 @@ class Bench:
             for index in range(self.settings["rounds"]):
                 if index < self.settings["direct_rounds"]:
                     told["direct"].append(loads["direct"].slice(f"for {self.settings['slice_ms']}"))
-                for one in shuffled(chosen, index):
+                for one in works.shuffled(chosen, index):
                     told[one.kind.key].append(self.slice(one, loads[one.kind.key], work))
         rates = told.pop("direct")
         self.tell(work, told, rates)
@@ -154,8 +153,8 @@ class Bench:
                     for one in beside:
                         one.settle()
                     for index in range(self.settings["rounds"] // 2):
-                        for pair in shuffled(list(zip(alone, beside)), index):
-                            for role, one in shuffled(list(zip(["alone", "beside"], pair)), index):
+                        for pair in works.shuffled(list(zip(alone, beside)), index):
+                            for role, one in works.shuffled(list(zip(["alone", "beside"], pair)), index):
                                 costs = told.setdefault(one.kind.key, {"alone": [], "beside": []})[role]
                                 costs.append(self.slice(one, loads[one], work)["cost_ns"])
                     for load in idle:
@@ -264,18 +263,13 @@ class Bench:
                     one.settle()
                 tunnels = wanted
                 for index in range(self.settings["rounds"]):
-                    for one in shuffled(chosen, index):
+                    for one in works.shuffled(chosen, index):
                         cost = self.slice(one, loads[one.kind.key], work)["cost_ns"]
                         growth.setdefault(one.kind.key, {}).setdefault(wanted, []).append(cost)
                 told = " · ".join(
                     f"{one.kind.title} {statistics.median(growth[one.kind.key][wanted]) / 1000:.1f} µs" for one in chosen
                 )
                 self.say(f"32-byte echo among {wanted:,} tunnels: {told}")
-
-
-def shuffled(chosen, index):
-    """Another order in each round, so that nobody always runs behind the same one."""
-    return random.Random(index).sample(chosen, len(chosen))
 
 
 def versions(all_kinds):

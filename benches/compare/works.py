@@ -41,6 +41,11 @@ GROWTH = (100, 1000, 5000, 9000)
 HALF_HEAD_BYTES = 300
 
 
+def shuffled(chosen, index):
+    """Another order in each round, so that nobody always runs behind the same one."""
+    return random.Random(index).sample(chosen, len(chosen))
+
+
 def ratios_of(costs, others):
     """The ratios round by round."""
     return [one / other for one, other in zip(costs, others, strict=True)]
