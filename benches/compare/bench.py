@@ -280,7 +280,7 @@ def versions(all_kinds):
 def parse():
     names = [*[work.key for work in works.WORKS], "crowd", "memory", "start", "growth"]
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter slices, no growth: less than three minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer slices, no growth: less than three minutes")
     parser.add_argument("--publish", action="store_true", help="write docs/benchmarks.svg and the tables of docs/benchmarks.md")
     parser.add_argument("--only", nargs="+", choices=names, default=[], metavar="PART", help=f"of {', '.join(names)}")
     parser.add_argument("--hawkey", required=True, type=pathlib.Path, help="the program")
