@@ -14,6 +14,7 @@ import pathlib
 import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -79,6 +80,8 @@ def main():
     parser.add_argument("--hawkey", required=True, type=pathlib.Path, help="the program")
     parser.add_argument("--tools", required=True, type=pathlib.Path, help="the folder of load and relay")
     arguments = parser.parse_args()
+    # Whatever ends this ends all that it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     known = {kind.key: kind for kind in kinds(str(arguments.hawkey), str(arguments.tools / "relay"))}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         contestants = [
