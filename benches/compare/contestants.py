@@ -52,6 +52,7 @@ class Kind:
 
 
 HAWKEY = """listen = "127.0.0.1:{port}"
+control = "{folder}/control.sock"
 
 [[route]]
 match = "/"
