@@ -31,10 +31,15 @@ pub(crate) enum Question {
     Stop,
 }
 
-/// The one control socket in the default folder, or a sentence on why none can be chosen.
+/// The one control socket in the default folder that a hawkey is behind, or a sentence on why none can be chosen.
 pub(crate) fn only_one() -> Result<PathBuf, String> {
     let folder = default_folder().display().to_string();
-    match found().as_slice() {
+    let (left_behind, mut paths): (Vec<_>, Vec<_>) = found().into_iter().partition(|path| is_left_behind(path));
+    if paths.is_empty() {
+        // Whoever asks there is told that nobody is.
+        paths.extend(left_behind.into_iter().next());
+    }
+    match paths.as_slice() {
         [path] => Ok(path.clone()),
         [] => Err(format!("no control socket of a hawkey is in {folder}: name it by --control PATH, or by -c FILE")),
         many => {
@@ -42,6 +47,11 @@ pub(crate) fn only_one() -> Result<PathBuf, String> {
             Err(format!("several control sockets are in {folder}: choose one by --control ({})", paths.join(", ")))
         }
     }
+}
+
+/// Whether the hawkey that listened there was killed, so that it could not remove its socket.
+fn is_left_behind(path: &Path) -> bool {
+    UnixStream::connect(path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
 /// Asks the hawkey whose control socket is at `path`: what is to be printed, or a sentence on why it was not done.

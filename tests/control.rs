@@ -275,6 +275,22 @@ fn the_default_is_named_by_the_first_listener_and_found_by_it() {
 }
 
 #[test]
+fn what_a_killed_hawkey_left_behind_is_no_choice() {
+    let (folder, origin) = (Folder::new(), Origin::saying("ok"));
+    for name in ["hawkey-1.sock", "hawkey-2.sock"] {
+        drop(UnixListener::bind(folder.0.join(name)).expect("a socket"));
+    }
+    let (code, told) = status_in(&folder, &[]);
+    assert_eq!(code, Some(1));
+    assert!(told.contains("it has ended without removing that"), "{told}");
+
+    let one = in_folder(&folder, &route(&origin));
+    let (code, told) = status_in(&folder, &[]);
+    assert_eq!(code, Some(0), "the only one that runs needs no name: {told}");
+    assert!(told.contains(&one.address().to_string()), "{told}");
+}
+
+#[test]
 fn without_a_default_hawkey_runs_and_without_what_was_asked_for_it_does_not() {
     let (folder, origin) = (Folder::new(), Origin::saying("ok"));
     let missing = folder.0.join("missing");
